@@ -1,0 +1,302 @@
+"""Activity: what a layer makes an accelerator do, in exact integers. Prices come later (`cost.py`)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from accel_models.accelerator import OPERANDS, Accelerator, Dataflow, Memory, Operand
+from accel_models.energy import EnergyTable
+from accel_models.errors import NoMappingError
+from accel_models.kernels import systolic
+from accel_models.layers import Conv2d, Gemm, VectorOp
+from accel_models.sparsity import KofN
+
+DATAFLOW_CODES: Mapping[Dataflow, int] = {
+    "output_stationary": systolic.OUTPUT_STATIONARY,
+    "weight_stationary": systolic.WEIGHT_STATIONARY,
+    "input_stationary": systolic.INPUT_STATIONARY,
+}
+_TOO_SMALL: Mapping[int, Operand] = {
+    systolic.INPUT_TOO_SMALL: "input",
+    systolic.WEIGHT_TOO_SMALL: "weight",
+    systolic.OUTPUT_TOO_SMALL: "output",
+}
+
+
+@dataclass(frozen=True)
+class Access:
+    """Elements that one memory reads and writes for one operand, and their bits (metadata apart)."""
+
+    reads: int = 0
+    writes: int = 0
+    read_bits: int = 0
+    write_bits: int = 0
+    metadata_read_bits: int = 0
+    metadata_write_bits: int = 0
+
+
+@dataclass(frozen=True)
+class Macs:
+    """Multiply-accumulates of the dense layer: done, gated (cycle spent, energy saved), skipped (neither)."""
+
+    done: int = 0
+    gated: int = 0
+    skipped: int = 0
+
+
+@dataclass(frozen=True)
+class Activity:
+    """Counts of one layer. `accesses` maps memory name -> operand -> Access."""
+
+    macs: Macs
+    compute_cycles: int
+    stall_cycles: Mapping[str, int]
+    accesses: Mapping[str, Mapping[Operand, Access]]
+    vector_operations: int
+    utilization: float
+    """Useful multiply-accumulates over PEs x compute cycles."""
+    mapping: str
+    multiplier_bits: int
+    notice: str | None = None
+
+    @property
+    def latency_cycles(self) -> int:
+        return self.compute_cycles + sum(self.stall_cycles.values())
+
+
+@dataclass(frozen=True)
+class StoredWeights:
+    """How the weights of one layer lie in memory and pass through the array."""
+
+    kept: int
+    """Weights of one output that are stored and multiplied (or gated)."""
+    value_bits: int
+    """Bits of one output's values."""
+    metadata_bits: int
+    """Bits of one output's indices."""
+    nonzero: int
+    """Weights of one output that the structure keeps."""
+    notice: str | None
+
+
+def store_weights(layer: Conv2d | Gemm, structure: KofN | None, accelerator: Accelerator) -> StoredWeights:
+    """What the accelerator makes of a structure: skipped, stored compressed, or dense with a notice.
+
+    A structure that the array cannot skip runs at dense cycles. It is stored compressed if the format says so
+    (values + indices), and expanded at the edge of the array.
+    """
+    dense, bits = layer.as_gemm().k, layer.bits.weight
+    if structure is None:
+        return StoredWeights(dense, dense * bits, 0, dense, None)
+    features = accelerator.weight_sparsity
+    kept, indices = structure.kept_per_row(layer), structure.index_bits_per_row(layer)
+    stored = (kept * bits, indices) if features.format == "k_of_n" else (dense * bits, 0)
+    if features.action == "skip" and features.gather is not None and structure.n <= features.gather:
+        return StoredWeights(kept, *stored, kept, None)
+    notice = None
+    if features.action != "gate":
+        reason = (
+            "its weights are not skipped" if features.gather is None else f"it gathers from {features.gather} at most"
+        )
+        notice = (
+            f"{layer.name}: {structure.k} of {structure.n} per {structure.granularity} row runs at dense cycles "
+            f"on {accelerator.name} ({reason})"
+        )
+    return StoredWeights(dense, *stored, kept, notice)
+
+
+def product_of(layer: Conv2d | Gemm, weights: StoredWeights, psum_bits: int) -> systolic.Product:
+    """The kernel's view of a layer."""
+    gemm, footprint = layer.as_gemm(), layer.footprint()
+    return systolic.Product(
+        m=gemm.m,
+        n=gemm.n,
+        k=weights.kept,
+        k_dense=gemm.k,
+        groups=gemm.groups,
+        input_rows=footprint.rows,
+        row_elements=footprint.row_elements,
+        out_width=footprint.out_width,
+        out_rows=gemm.m // (footprint.out_width * footprint.images),
+        stride=footprint.stride,
+        window=footprint.window,
+        images=footprint.images,
+        input_bits=layer.bits.input,
+        column_bits=weights.value_bits + weights.metadata_bits,
+        output_bits=layer.bits.output,
+        psum_bits=psum_bits,
+    )
+
+
+def machine_of(accelerator: Accelerator) -> systolic.Machine:
+    """The kernel's view of an accelerator."""
+    buffers = {operand: accelerator.buffer(operand) for operand in OPERANDS}
+    return systolic.Machine(
+        rows=accelerator.pe_array.rows,
+        cols=accelerator.pe_array.cols,
+        dataflow=DATAFLOW_CODES[accelerator.pe_array.dataflow],
+        input_capacity=_capacity_bits(buffers["input"]),
+        weight_capacity=_capacity_bits(buffers["weight"]),
+        output_capacity=_capacity_bits(buffers["output"]),
+        input_port=accelerator.port_bits(buffers["input"]),
+        weight_port=accelerator.port_bits(buffers["weight"]),
+        output_port=accelerator.port_bits(buffers["output"]),
+        dram_bits_per_cycle=8.0 * (accelerator.dram.bandwidth_bytes_per_cycle or 0.0),
+    )
+
+
+def _capacity_bits(memory: Memory) -> int:
+    return 8 * (memory.capacity_bytes or 0)
+
+
+def matrix_activity(
+    layer: Conv2d | Gemm, structure: KofN | None, accelerator: Accelerator, table: EnergyTable
+) -> Activity:
+    """Counts of a convolution or matrix product under its cheapest schedule.
+
+    Raises
+    ------
+    NoMappingError
+        A buffer holds less than two array edges of elements.
+    """
+    weights = store_weights(layer, structure, accelerator)
+    product = product_of(layer, weights, accelerator.pe_array.psum_bits)
+    machine = machine_of(accelerator)
+    width = accelerator.multiplier_bits(layer.bits.weight)
+    macs = count_macs(layer, weights, accelerator)
+    prices = table.schedule_prices(accelerator, macs.done * table.mac_pj(width))
+    traffic = systolic.cheapest_schedule(product, machine, prices)
+    if traffic.status != systolic.FITS:
+        raise _no_mapping(layer, accelerator, _TOO_SMALL[traffic.status], systolic.least_capacity(product, machine))
+    busy = accelerator.pe_array.pes * traffic.compute_cycles
+    return Activity(
+        macs=macs,
+        compute_cycles=traffic.compute_cycles,
+        stall_cycles={
+            "dram_fill": traffic.fill_cycles,
+            "dram_bandwidth": traffic.dram_stall_cycles,
+            "buffer_bandwidth": traffic.buffer_stall_cycles,
+            "dram_drain": traffic.drain_cycles,
+        },
+        accesses=_accesses(product, weights, traffic, accelerator, macs),
+        vector_operations=0,
+        utilization=macs.done / busy,
+        mapping=_describe(traffic, machine, product),
+        multiplier_bits=width,
+        notice=weights.notice,
+    )
+
+
+def count_macs(layer: Conv2d | Gemm, weights: StoredWeights, accelerator: Accelerator) -> Macs:
+    """Dense multiply-accumulates split by what the array does with them."""
+    gemm = layer.as_gemm()
+    outputs = gemm.groups * gemm.m * gemm.n
+    zeros = outputs * (weights.kept - weights.nonzero)
+    gated = zeros if accelerator.weight_sparsity.action in ("gate", "skip") else 0
+    return Macs(outputs * weights.kept - gated, gated, outputs * (gemm.k - weights.kept))
+
+
+def _accesses(
+    product: systolic.Product,
+    weights: StoredWeights,
+    traffic: systolic.Traffic,
+    accelerator: Accelerator,
+    macs: Macs,
+) -> dict[str, dict[Operand, Access]]:
+    """Elements and bits that every memory moves."""
+    outputs = product.groups * product.m * product.n
+    columns_filled = product.groups * product.n * traffic.weight_passes
+    columns_read = traffic.weight_reads // product.k
+    fill, read = (
+        {
+            "elements": columns * product.k,
+            "bits": columns * weights.value_bits,
+            "metadata": columns * weights.metadata_bits,
+        }
+        for columns in (columns_filled, columns_read)
+    )
+    in_bits, out_bits = product.input_bits, product.output_bits
+    partial_bits = out_bits if accelerator.pe_array.dataflow == "output_stationary" else product.psum_bits
+    fetched = traffic.dram_input_reads
+    slots = macs.done + macs.gated
+    psum_bits = product.psum_bits
+    return {
+        accelerator.dram.name: {
+            "input": Access(reads=fetched, read_bits=fetched * in_bits),
+            "weight": Access(reads=fill["elements"], read_bits=fill["bits"], metadata_read_bits=fill["metadata"]),
+            "output": Access(writes=outputs, write_bits=outputs * out_bits),
+        },
+        accelerator.buffer("input").name: {
+            "input": Access(traffic.input_reads, fetched, traffic.input_reads * in_bits, fetched * in_bits)
+        },
+        accelerator.buffer("weight").name: {
+            "weight": Access(
+                read["elements"], fill["elements"], read["bits"], fill["bits"], read["metadata"], fill["metadata"]
+            )
+        },
+        accelerator.buffer("output").name: {
+            "output": Access(
+                traffic.output_reads,
+                traffic.output_writes,
+                traffic.output_reads * partial_bits,
+                traffic.output_writes * partial_bits,
+            )
+        },
+        "register": {
+            "input": Access(reads=slots, read_bits=slots * in_bits),
+            "weight": Access(reads=slots, read_bits=slots * accelerator.pe_array.weight_bits[-1]),
+            "output": Access(macs.done, macs.done, macs.done * psum_bits, macs.done * psum_bits),
+        },
+    }
+
+
+def vector_activity(layer: VectorOp, accelerator: Accelerator) -> Activity:
+    """Counts of work without weights: everything comes from DRAM and returns there, `vector_lanes` a cycle."""
+    dram = accelerator.dram
+    read_bits, write_bits = layer.input_elements * layer.bits.input, layer.output_elements * layer.bits.output
+    moved = math.ceil((read_bits + write_bits) / (8.0 * (dram.bandwidth_bytes_per_cycle or 0.0)))
+    compute = math.ceil(layer.operations / accelerator.vector_lanes)
+    return Activity(
+        macs=Macs(),
+        compute_cycles=compute,
+        stall_cycles={"dram_bandwidth": max(0, moved - compute)},
+        accesses={
+            dram.name: {
+                "input": Access(reads=layer.input_elements, read_bits=read_bits),
+                "output": Access(writes=layer.output_elements, write_bits=write_bits),
+            }
+        },
+        vector_operations=layer.operations,
+        utilization=0.0,
+        mapping=f"vector unit, {accelerator.vector_lanes} lanes",
+        multiplier_bits=accelerator.pe_array.weight_bits[-1],
+    )
+
+
+def _no_mapping(
+    layer: Conv2d | Gemm, accelerator: Accelerator, operand: Operand, least: tuple[int, int, int]
+) -> NoMappingError:
+    memory = accelerator.buffer(operand)
+    needed = -(-least[("input", "weight", "output").index(operand)] // 8)
+    missing = needed - (memory.capacity_bytes or 0)
+    message = (
+        f"no legal mapping of layer {layer.name!r} on accelerator {accelerator.name!r}: memory {memory.name!r} has "
+        f"{memory.capacity_bytes} bytes, {missing} less than twice one edge of the {accelerator.pe_array.rows} x "
+        f"{accelerator.pe_array.cols} array of {operand} elements; set capacity_bytes to at least {needed}"
+    )
+    return NoMappingError(message, missing)
+
+
+def _describe(traffic: systolic.Traffic, machine: systolic.Machine, product: systolic.Product) -> str:
+    row_folds, column_folds, t = systolic.fold_counts(product, machine)
+    folds = f"{row_folds} x {column_folds} folds of {t} steps"
+    orders = {
+        systolic.HOLD_INPUT: f"input held, {traffic.held_folds} row folds at a time",
+        systolic.HOLD_WEIGHT: f"weight held, {traffic.held_folds} column folds at a time",
+        systolic.HOLD_NONE: "both operands streamed",
+        systolic.COLUMNS_OUTER: f"columns outermost, blocks of {traffic.t_block} steps",
+        systolic.REDUCTION_OUTER: f"reduction outermost, blocks of {traffic.t_block} steps",
+    }
+    return f"{folds}; {orders[traffic.schedule]}; weights fetched {traffic.weight_passes} x"

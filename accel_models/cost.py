@@ -1,0 +1,137 @@
+"""Cost: counts x prices, per layer and for the network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from accel_models.accelerator import Accelerator
+from accel_models.activity import Access, Activity
+from accel_models.energy import EnergyTable
+
+
+@dataclass(frozen=True)
+class LayerCost:
+    """Counts of one layer and their price per component, in pJ."""
+
+    name: str
+    activity: Activity
+    energy_pj: Mapping[str, float]
+
+    @property
+    def total_energy_pj(self) -> float:
+        return sum(self.energy_pj.values())
+
+    def to_dict(self) -> dict[str, Any]:
+        activity = self.activity
+        accesses = {
+            memory: {operand: {"reads": a.reads, "writes": a.writes} for operand, a in operands.items()}
+            for memory, operands in activity.accesses.items()
+        }
+        return {
+            "name": self.name,
+            "latency_cycles": activity.latency_cycles,
+            "compute_cycles": activity.compute_cycles,
+            "stall_cycles": dict(activity.stall_cycles),
+            "energy_pj": dict(self.energy_pj),
+            "accesses": accesses,
+            "macs": asdict(activity.macs),
+            "utilization": activity.utilization,
+            "mapping": activity.mapping,
+        }
+
+
+@dataclass(frozen=True)
+class NetworkCost:
+    """A network on an accelerator: layers run one after the other, intermediate tensors pass through DRAM."""
+
+    accelerator: Accelerator
+    workload: str
+    layers: tuple[LayerCost, ...]
+    area_mm2: float
+
+    @property
+    def latency_cycles(self) -> int:
+        return sum(layer.activity.latency_cycles for layer in self.layers)
+
+    @property
+    def latency_ms(self) -> float:
+        return self.latency_cycles / (self.accelerator.clock_mhz * 1e3)
+
+    @property
+    def energy_pj(self) -> float:
+        return sum(layer.total_energy_pj for layer in self.layers)
+
+    @property
+    def dram_bytes(self) -> int:
+        """Bytes moved to and from DRAM, metadata included; a started byte counts."""
+        bits = 0
+        for layer in self.layers:
+            for access in layer.activity.accesses[self.accelerator.dram.name].values():
+                bits += access.read_bits + access.write_bits + access.metadata_read_bits + access.metadata_write_bits
+        return -(-bits // 8)
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates done."""
+        return sum(layer.activity.macs.done for layer in self.layers)
+
+    @property
+    def utilization(self) -> float:
+        """Multiply-accumulates done over PEs x latency."""
+        return self.macs / (self.accelerator.pe_array.pes * self.latency_cycles)
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """What the accelerator could not exploit."""
+        return tuple(layer.activity.notice for layer in self.layers if layer.activity.notice)
+
+    def energy_by_component(self) -> dict[str, float]:
+        totals: dict[str, float] = {}
+        for layer in self.layers:
+            for component, value in layer.energy_pj.items():
+                totals[component] = totals.get(component, 0.0) + value
+        return totals
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON of `cosim simulate`."""
+        return {
+            "accelerator": self.accelerator.name,
+            "workload": self.workload,
+            "total": {
+                "latency_cycles": self.latency_cycles,
+                "latency_ms": self.latency_ms,
+                "energy_pj": self.energy_pj,
+                "dram_bytes": self.dram_bytes,
+                "macs": self.macs,
+                "utilization": self.utilization,
+                "area_mm2": self.area_mm2,
+            },
+            "notices": list(self.notices),
+            "layers": [layer.to_dict() for layer in self.layers],
+        }
+
+
+def price_activity(activity: Activity, accelerator: Accelerator, table: EnergyTable) -> dict[str, float]:
+    """Energy of a layer by component, in pJ: counts x prices, leakage x time, metadata apart."""
+    energy = {
+        "mac": activity.macs.done * table.mac_pj(activity.multiplier_bits),
+        "vector": activity.vector_operations * table["add"].value,
+        "register": 0.0,
+    }
+    inputs_selected = activity.accesses.get("register", {}).get("input", Access()).read_bits
+    energy["gather"] = inputs_selected * table["gather_bit"].value
+    metadata = 0.0
+    for memory, operands in activity.accesses.items():
+        for access in operands.values():
+            if memory == "register":
+                energy["register"] += access.read_bits * table["register_bit"].value
+                continue
+            read, write = table[f"{memory}.read_bit"].value, table[f"{memory}.write_bit"].value
+            for name, bits, price in (("read", access.read_bits, read), ("write", access.write_bits, write)):
+                energy[f"{memory}.{name}"] = energy.get(f"{memory}.{name}", 0.0) + bits * price
+            metadata += access.metadata_read_bits * read + access.metadata_write_bits * write
+    energy["metadata"] = metadata
+    energy["leakage"] = activity.latency_cycles * table.leakage_pj_per_cycle(accelerator.clock_mhz)
+    return energy

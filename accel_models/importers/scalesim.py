@@ -1,0 +1,153 @@
+"""SCALE-Sim files: a topology CSV and a .cfg become a Workload and an array.
+
+Format: SCALE-Sim v2/v3 (scalesim-project/scale-sim-v2, -v3). A convolution row holds name, ifmap height and width,
+filter height and width, channels, filters, stride (both axes) and optionally N:M sparsity; a GEMM row name, M, N, K.
+The number of outputs is ceil((H - R + stride) / stride): its own rounding, kept here.
+"""
+
+from __future__ import annotations
+
+import configparser
+import csv
+import itertools
+from dataclasses import dataclass
+from pathlib import Path
+
+from accel_models.accelerator import Dataflow
+from accel_models.errors import InvalidInputError
+from accel_models.layers import Conv2d, Gemm
+from accel_models.sparsity import KofN
+from accel_models.workload import Workload
+
+_DATAFLOWS: dict[str, Dataflow] = {
+    "os": "output_stationary",
+    "ws": "weight_stationary",
+    "is": "input_stationary",
+}
+_CONV_FIELDS = ("ifmap height", "ifmap width", "filter height", "filter width", "channels", "filters", "stride")
+_GEMM_FIELDS = ("M", "N", "K")
+
+
+@dataclass(frozen=True)
+class Topology:
+    """A topology file: layers in order, and the N:M structure of those that have one."""
+
+    workload: Workload
+    structures: dict[str, KofN]
+
+
+@dataclass(frozen=True)
+class ScaleSimConfig:
+    """What a .cfg says about the array and its memories."""
+
+    run_name: str
+    rows: int
+    cols: int
+    dataflow: Dataflow
+    buffer_bytes: dict[str, int]
+    sparse: bool
+
+
+def read_topology(path: Path | str) -> Topology:
+    """Read a convolution or GEMM topology (told apart by the header).
+
+    Raises
+    ------
+    InvalidInputError
+        A row lacks a field or holds no positive integer; the message names file, line and field.
+    """
+    path = Path(path)
+    lines = _read_text(path).splitlines()
+    rows = [(number, [cell.strip() for cell in row]) for number, row in enumerate(csv.reader(lines), 1) if any(row)]
+    if len(rows) < 2:
+        raise InvalidInputError(f"{path}: needs a header line and at least one layer")
+    header = [cell.lower() for cell in rows[0][1]]
+    is_gemm = header[1:4] == ["m", "n", "k"]
+    layers: list[Conv2d | Gemm] = []
+    structures: dict[str, KofN] = {}
+    for number, cells in rows[1:]:
+        where = f"{path}:{number}"
+        values = _integers(cells, _GEMM_FIELDS if is_gemm else _CONV_FIELDS, where)
+        name = _unique(cells[0], layers)
+        layers.append(_gemm(name, values) if is_gemm else _convolution(name, values, where))
+        ratio = cells[4 if is_gemm else 8] if len(cells) > (4 if is_gemm else 8) else ""
+        if ratio:
+            structures[name] = _structure(ratio, where)
+    edges = tuple((a.name, b.name) for a, b in itertools.pairwise(layers))
+    return Topology(Workload(name=path.stem, layers=tuple(layers), edges=edges), structures)
+
+
+def read_config(path: Path | str) -> ScaleSimConfig:
+    """Read a .cfg.
+
+    Raises
+    ------
+    InvalidInputError
+        A section or key is missing or cannot be used; the message names it.
+    """
+    path = Path(path)
+    parser = configparser.ConfigParser()
+    try:
+        parser.read_string(_read_text(path))
+        preset = parser["architecture_presets"]
+        sizes = {"input": "IfmapSramSzkB", "weight": "FilterSramSzkB", "output": "OfmapSramSzkB"}
+        return ScaleSimConfig(
+            run_name=parser.get("general", "run_name", fallback=path.stem),
+            rows=int(preset["ArrayHeight"]),
+            cols=int(preset["ArrayWidth"]),
+            dataflow=_DATAFLOWS[preset["Dataflow"].strip().lower()],
+            buffer_bytes={operand: 1024 * int(preset[key]) for operand, key in sizes.items()},
+            sparse=parser.getboolean("sparsity", "SparsitySupport", fallback=False),
+        )
+    except KeyError as error:
+        raise InvalidInputError(f"{path}: {error.args[0]!r} is missing or not one of os, ws, is") from error
+    except (configparser.Error, ValueError) as error:
+        raise InvalidInputError(f"{path}: {' '.join(str(error).split())}") from error
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InvalidInputError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+
+
+def _integers(cells: list[str], fields: tuple[str, ...], where: str) -> list[int]:
+    values = []
+    for position, field in enumerate(fields, 1):
+        if len(cells) <= position or not cells[position]:
+            raise InvalidInputError(f"{where}: field {field!r} (column {position + 1}) is missing")
+        try:
+            value = int(cells[position])
+        except ValueError:
+            value = 0
+        if value < 1:
+            raise InvalidInputError(f"{where}: {field} = {cells[position]!r} must be a positive integer")
+        values.append(value)
+    return values
+
+
+def _unique(name: str, layers: list[Conv2d | Gemm]) -> str:
+    taken = {layer.name for layer in layers}
+    return name if name not in taken else f"{name}#{len(layers)}"
+
+
+def _gemm(name: str, values: list[int]) -> Gemm:
+    m, n, k = values
+    return Gemm(name=name, m=m, n=n, k=k)
+
+
+def _convolution(name: str, values: list[int], where: str) -> Conv2d:
+    height, width, r, s, c, k, stride = values
+    if r > height or s > width:
+        raise InvalidInputError(f"{where}: filter {r} x {s} is larger than the ifmap {height} x {width}")
+    p, q = (-(-(size - kernel + stride) // stride) for size, kernel in ((height, r), (width, s)))
+    return Conv2d(name=name, k=k, c=c, p=p, q=q, r=r, s=s, stride=(stride, stride), input_size=(height, width))
+
+
+def _structure(ratio: str, where: str) -> KofN:
+    try:
+        k, n = (int(part) for part in ratio.split(":"))
+    except ValueError as error:
+        raise InvalidInputError(f"{where}: sparsity {ratio!r} must read N:M, as in 2:4") from error
+    return KofN(granularity="weight", k=k, n=n)

@@ -1,0 +1,187 @@
+"""Design: an accelerator and a pruning plan, made from the parameters of a search."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from typing import Any
+
+from torch import nn
+
+from accel_models.accelerator import Accelerator, load_accelerator, parse_accelerator, set_by_path
+from cosim.codesign.study import StudySpec, parse_mask
+from cosim.errors import ConfigError
+from cosim.pruning.apply import filter_plans
+from cosim.pruning.coupling import ChannelGroup
+from cosim.pruning.plan import LayerPlan, MaskPlan, PruningPlan
+from search import Categorical, SearchSpace
+
+
+@dataclass(frozen=True)
+class LayerFacts:
+    """What a design needs to know of a convolution or linear layer."""
+
+    name: str
+    inputs: int
+    """Input channels of one group of the convolution."""
+    kernel: int
+    """Weights of one kernel (R x S)."""
+    source: str | None
+    """The channel group that the inputs belong to; None where a layer reads something else."""
+
+
+@dataclass(frozen=True)
+class NetworkFacts:
+    """What a design needs to know of a network: prunable groups and layers."""
+
+    name: str
+    groups: tuple[ChannelGroup, ...]
+    layers: tuple[LayerFacts, ...]
+
+
+@dataclass(frozen=True)
+class Design:
+    """What one trial evaluates."""
+
+    accelerator: Accelerator
+    plan: PruningPlan
+
+    def digest(self) -> str:
+        """Content hash; designs of one digest are one evaluation."""
+        text = self.accelerator.model_dump_json() + self.plan.to_json()
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def network_facts(name: str, model: nn.Module, groups: Sequence[ChannelGroup]) -> NetworkFacts:
+    """Facts of a dense network and its channel groups."""
+    source = {consumer: group.name for group in groups for consumer in group.consumers}
+    layers = []
+    for layer, module in model.named_modules():
+        if isinstance(module, nn.Conv2d):
+            kernel = module.kernel_size[0] * module.kernel_size[1]
+            layers.append(LayerFacts(layer, module.in_channels // module.groups, kernel, source.get(layer)))
+        elif isinstance(module, nn.Linear):
+            layers.append(LayerFacts(layer, module.in_features, 1, source.get(layer)))
+    return NetworkFacts(name, tuple(groups), tuple(layers))
+
+
+def prunable(network: NetworkFacts) -> tuple[ChannelGroup, ...]:
+    """The groups that can lose channels."""
+    return tuple(group for group in network.groups if group.locked is None)
+
+
+def block_layers(spec: StudySpec, network: NetworkFacts) -> dict[str, tuple[LayerFacts, ...]]:
+    """Layers of every block of the study.
+
+    Raises
+    ------
+    ConfigError
+        A pattern matches no layer, or two blocks share one.
+    """
+    blocks: dict[str, tuple[LayerFacts, ...]] = {}
+    taken: dict[str, str] = {}
+    for block, patterns in spec.plan.blocks.items():
+        found = []
+        for pattern in patterns:
+            matches = [layer for layer in network.layers if fnmatch(layer.name, pattern)]
+            if not matches:
+                names = ", ".join(layer.name for layer in network.layers)
+                raise ConfigError(
+                    f"plan.blocks.{block}: pattern {pattern!r} matches no layer of {network.name}: {names}"
+                )
+            found += [layer for layer in matches if layer not in found]
+        for layer in found:
+            if layer.name in taken:
+                raise ConfigError(
+                    f"plan.blocks.{block}: layer {layer.name!r} is in block {taken[layer.name]!r} already"
+                )
+            taken[layer.name] = block
+        blocks[block] = tuple(found)
+    return blocks
+
+
+def search_space(spec: StudySpec, network: NetworkFacts) -> SearchSpace:
+    """Parameters: every hardware key, a share of filters per channel group, a mask and a weight width per block."""
+    parameters = [Categorical(key, tuple(_label(c) for c in choices)) for key, choices in spec.hardware.vary.items()]
+    parameters += [Categorical(f"keep.{group.name}", tuple(spec.plan.keep)) for group in prunable(network)]
+    for block in block_layers(spec, network):
+        parameters.append(Categorical(f"mask.{block}", tuple(spec.plan.masks)))
+        parameters.append(Categorical(f"bits.{block}", tuple(spec.plan.weight_bits)))
+    return SearchSpace(parameters)
+
+
+def _label(choice: Any) -> str | int | float | bool:
+    """Composite values (a whole `weight_sparsity`) are searched under their JSON text."""
+    return choice if isinstance(choice, str | int | float | bool) else json.dumps(choice, sort_keys=True)
+
+
+def build_design(spec: StudySpec, network: NetworkFacts, params: Mapping[str, Any]) -> Design:
+    """The accelerator and the plan that the parameters describe."""
+    return Design(build_accelerator(spec, params), build_plan(spec, network, params))
+
+
+def build_accelerator(spec: StudySpec, params: Mapping[str, Any]) -> Accelerator:
+    """The base accelerator with the parameters' values."""
+    data = load_accelerator(spec.hardware.base).model_dump(mode="json", exclude_none=True)
+    for key, choices in spec.hardware.vary.items():
+        value = next(choice for choice in choices if _label(choice) == params[key])
+        set_by_path(data, key, value, f"hardware.vary.{key}")
+    if spec.hardware.vary:
+        text = json.dumps({key: params[key] for key in spec.hardware.vary}, sort_keys=True)
+        data["name"] = f"{data['name']}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+    return parse_accelerator(data, f"design on {spec.hardware.base}")
+
+
+def build_plan(spec: StudySpec, network: NetworkFacts, params: Mapping[str, Any]) -> PruningPlan:
+    """The plan that the parameters describe; which filters stay is left to a criterion."""
+    kept = {group.name: _share(params[f"keep.{group.name}"], group.size) for group in prunable(network)}
+    layers: dict[str, LayerPlan] = {
+        layer.name: LayerPlan(weight_bits=spec.plan.weight_bits[-1]) for layer in network.layers
+    }
+    for group in prunable(network):
+        if kept[group.name] < group.size:
+            for name, layer in filter_plans(group, kept[group.name]).items():
+                layers[name] = layer.model_copy(update={"weight_bits": layers[name].weight_bits})
+    for block, members in block_layers(spec, network).items():
+        for layer in members:
+            mask = _mask_plan(params[f"mask.{block}"], layer, kept)
+            layers[layer.name] = layers[layer.name].model_copy(
+                update={"mask": mask, "weight_bits": params[f"bits.{block}"]}
+            )
+    return PruningPlan(network=network.name, layers=layers)
+
+
+def _share(ratio: float, size: int) -> int:
+    return max(1, round(ratio * size))
+
+
+def _mask_plan(choice: str, layer: LayerFacts, kept: Mapping[str, int]) -> MaskPlan | None:
+    """The mask of one layer; a layer with fewer weights per output than one tile stays dense."""
+    parsed = parse_mask(choice)
+    inputs = kept.get(layer.source or "", layer.inputs)
+    if parsed is None:
+        return None
+    if parsed[0] == "kernel":
+        k = _share(parsed[1], inputs)
+        return MaskPlan(granularity="kernel", k=k, n=inputs) if k < inputs else None
+    k, n = int(parsed[1]), int(parsed[2])  # type: ignore[misc]
+    return MaskPlan(granularity="weight", k=k, n=n) if n <= inputs * layer.kernel else None
+
+
+def plan_summary(plan: PruningPlan) -> str:
+    """One line for people: what differs from dense 8 bits, layer by layer."""
+    parts = []
+    for name, layer in plan.layers.items():
+        words = []
+        if layer.filters is not None:
+            words.append(f"{layer.filters.k}/{layer.filters.n} filters")
+        if layer.mask is not None:
+            words.append(f"{layer.mask.k} of {layer.mask.n} {layer.mask.granularity}s")
+        if layer.weight_bits != 8:
+            words.append(f"{layer.weight_bits} bits")
+        if words:
+            parts.append(f"{name}: {', '.join(words)}")
+    return "; ".join(parts) or "dense, 8 bits"

@@ -1,0 +1,125 @@
+"""Where the units of a k-of-n mask lie in a weight: rows, tiles, and the checks that a mask keeps exactly k.
+
+Shapes: weight [K, C, R, S] (C = input channels per group) or [K, C]. A *row* of units is one output channel:
+`weight` granularity has C·R·S units in the reduction order (r, s, c) with c fastest, `kernel` has C units.
+Rows of `weight` granularity are split in tiles of n; a last shorter tile of t units keeps min(k, t).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from cosim.errors import PruningError
+from cosim.pruning.dpp_sampler import top_k_mask
+from cosim.pruning.plan import MaskPlan
+
+
+def unit_count(shape: torch.Size, plan: MaskPlan) -> int:
+    """Units of one output channel: fan-in for `weight`, input channels per group for `kernel`."""
+    return shape[1] if plan.granularity == "kernel" else shape[1:].numel()
+
+
+def to_rows(weight: Tensor, plan: MaskPlan) -> Tensor:
+    """Units [K, units] of a weight-shaped tensor; a kernel's unit is its L1 norm, a weight's is itself."""
+    if plan.granularity == "kernel":
+        return weight if weight.dim() == 2 else weight.abs().sum(dim=(2, 3))
+    return weight if weight.dim() == 2 else weight.permute(0, 2, 3, 1).reshape(weight.shape[0], -1)
+
+
+def from_rows(units: Tensor, shape: torch.Size, plan: MaskPlan) -> Tensor:
+    """Mask units [K, units] as a tensor that broadcasts to the weight's shape (kernels: [K, C, 1, 1])."""
+    if len(shape) == 2:
+        return units
+    if plan.granularity == "kernel":
+        return units[:, :, None, None]
+    K, C, R, S = shape
+    return units.reshape(K, R, S, C).permute(0, 3, 1, 2)
+
+
+def split_tiles(units: Tensor, n: int, k: int) -> Iterator[tuple[Tensor, int]]:
+    """(rows [K · full tiles, n], k), then (the last shorter tiles [K, t], min(k, t)) if n does not divide the units."""
+    tail = units.shape[1] % n
+    whole = units.shape[1] - tail
+    yield units[:, :whole].reshape(-1, n), k
+    if tail:
+        yield units[:, whole:], min(k, tail)
+
+
+def join_tiles(tiles: list[Tensor], K: int) -> Tensor:
+    """Back from the tiles to units [K, units]."""
+    rows = [tile.reshape(K, -1) for tile in tiles]
+    return rows[0] if len(rows) == 1 else torch.cat(rows, dim=1)
+
+
+def check_fit(module: nn.Module, plan: MaskPlan, layer: str) -> None:
+    """Refuse a mask that this layer cannot have.
+
+    Raises
+    ------
+    PruningError
+        Names layer, field, values and remedy: not a Conv2d or Linear; k > n; n larger than the fan-in; kernel n
+        other than the input channels per group.
+    """
+    if not isinstance(module, nn.Conv2d | nn.Linear):
+        raise PruningError(f"{layer}: mask: {type(module).__name__} has no k-of-n mask; name a Conv2d or Linear layer")
+    units = unit_count(module.weight.shape, plan)
+    if plan.k > plan.n:
+        raise PruningError(f"{layer}: mask.k = {plan.k} is more than mask.n = {plan.n}; use k <= n")
+    if plan.granularity == "kernel" and plan.n != units:
+        raise PruningError(f"{layer}: mask.n = {plan.n} is not the {units} input channels per group; use n = {units}")
+    if plan.n > units:
+        raise PruningError(f"{layer}: mask.n = {plan.n} is more than the fan-in {units}; use n <= {units}")
+
+
+def magnitude_mask(weight: Tensor, plan: MaskPlan) -> Tensor:
+    """The baseline: in each row the k units of largest magnitude stay (kernels: L1 norm); ties to the lower index.
+
+    Parameters
+    ----------
+    weight : Tensor, [K, C, R, S] or [K, C]
+    plan : MaskPlan
+
+    Returns
+    -------
+    Tensor, bool, shape of `weight`
+    """
+    units = to_rows(weight.detach(), plan).abs()
+    tiles = [top_k_mask(rows, k) for rows, k in split_tiles(units, plan.n, plan.k)]
+    return from_rows(join_tiles(tiles, weight.shape[0]), weight.shape, plan).expand_as(weight).contiguous()
+
+
+def check_mask(mask: Tensor, plan: MaskPlan, layer: str = "mask") -> None:
+    """Refuse a mask that does not keep exactly k in every row or tile.
+
+    Parameters
+    ----------
+    mask : Tensor, bool, [K, C, R, S] or [K, C]
+    plan : MaskPlan
+    layer : str
+        Named in the message.
+
+    Raises
+    ------
+    PruningError
+        Not a bool tensor of 2 or 4 dimensions, half-kept kernels, a row of other than k units, or n does not fit.
+    """
+    if mask.dtype != torch.bool or mask.dim() not in (2, 4):
+        raise PruningError(
+            f"{layer}: a {mask.dtype} mask of shape {tuple(mask.shape)}; use bool, [K, C] or [K, C, R, S]"
+        )
+    units = unit_count(mask.shape, plan)
+    if plan.n > units or (plan.granularity == "kernel" and plan.n != units):
+        raise PruningError(f"{layer}: mask.n = {plan.n} does not fit {units} units in a row; use n of that layer")
+    rows = mask[:, :, 0, 0] if plan.granularity == "kernel" and mask.dim() == 4 else to_rows(mask, plan)
+    if not torch.equal(from_rows(rows, mask.shape, plan).expand_as(mask), mask):
+        raise PruningError(f"{layer}: some kernels are half kept; a kernel mask keeps or drops all R x S weights")
+    for tile, k in split_tiles(rows, plan.n, plan.k):
+        kept = tile.sum(dim=1)
+        if not bool((kept == k).all()):
+            row = int((kept != k).nonzero()[0])
+            raise PruningError(
+                f"{layer}: row {row} of {tile.shape[1]} units keeps {int(kept[row])}; exactly {k} must stay"
+            )

@@ -1,0 +1,266 @@
+"""Criteria: the nuclear norm against singular values, the choice of maps, the contract of every criterion."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from cosim.errors import PruningError, UntraceableError
+from cosim.pruning.activations import activation_nodes
+from cosim.pruning.criteria import CRITERIA, channel_energy, combine_scores, nuclear_norms, score_layers
+
+
+class Residual(nn.Module):
+    """stem -> relu -> (conv bn relu conv bn + 1x1 shortcut) -> relu -> mean -> linear, one ReLU module reused."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(1, 4, 3, padding=1)
+        self.one, self.bn_one = nn.Conv2d(4, 6, 3, padding=1), nn.BatchNorm2d(6)
+        self.two, self.bn_two = nn.Conv2d(6, 6, 3, padding=1), nn.BatchNorm2d(6)
+        self.shortcut = nn.Conv2d(4, 6, 1)
+        self.relu = nn.ReLU(inplace=True)
+        self.head = nn.Linear(6, 3)
+
+    def maps(self, x: Tensor) -> dict[str, Tensor]:
+        stem = self.stem(x).relu()
+        one = self.bn_one(self.one(stem)).relu()
+        out = (self.bn_two(self.two(one)) + self.shortcut(stem)).relu()
+        return {"stem": stem, "one": one, "two": out, "shortcut": out, "head": self.head(out.mean((2, 3)))}
+
+    def forward(self, x: Tensor) -> Tensor:
+        stem = self.relu(self.stem(x))
+        out = self.bn_two(self.two(self.relu(self.bn_one(self.one(stem)))))
+        out = self.relu(out + self.shortcut(stem))
+        return self.head(out.mean((2, 3)))
+
+
+LAYERS = ("stem", "one", "two", "shortcut", "head")
+
+
+@pytest.fixture
+def network() -> Residual:
+    torch.manual_seed(3)
+    model = Residual()
+    model.train()(torch.rand(32, 1, 8, 8))  # running statistics that are not the initial ones
+    return model.train()
+
+
+@pytest.fixture
+def images() -> Tensor:
+    return torch.rand(10, 1, 8, 8, generator=torch.Generator().manual_seed(4))
+
+
+def norms(matrices: Tensor) -> Tensor:
+    return torch.linalg.svdvals(matrices.double()).sum(-1)
+
+
+def expected(network: Residual, images: Tensor, variant: str) -> dict[str, Tensor]:
+    """Per channel, one matrix at a time, by singular values."""
+    network.eval()
+    with torch.no_grad():
+        maps = network.maps(images)
+    network.train()
+    result = {}
+    for name, value in maps.items():
+        value = value if value.dim() == 4 else value[:, :, None, None]
+        B, K, H, W = value.shape
+        if variant == "per_image":
+            rows = [sum(float(norms(value[b, c])) for b in range(B)) / B for c in range(K)]
+        else:
+            rows = [float(norms(value[:, c].reshape(B, H * W))) for c in range(K)]
+        result[name] = torch.tensor(rows, dtype=torch.float64)
+    return result
+
+
+def rank_one(count: int, H: int, W: int) -> Tensor:
+    return torch.rand(count, H, 1) * torch.rand(count, 1, W)
+
+
+@pytest.mark.parametrize("size", [(8, 8), (5, 9), (9, 5), (2, 2), (1, 7), (1, 1), (14, 14), (128, 16)])
+@pytest.mark.parametrize(
+    "kind", ["random", "relu", "rank_1", "near_rank_1", "zero", "constant", "tiny", "huge", "float64"]
+)
+def test_nuclear_norm_equals_the_sum_of_singular_values(size: tuple[int, int], kind: str) -> None:
+    torch.manual_seed(0)
+    matrices = {
+        "random": torch.randn(20, *size),
+        "relu": torch.randn(20, *size).relu(),
+        "rank_1": rank_one(20, *size),
+        "near_rank_1": rank_one(20, *size) + 1e-6 * torch.randn(20, *size),
+        "zero": torch.zeros(20, *size),
+        "constant": torch.full((20, *size), 0.7),
+        "tiny": 1e-25 * torch.randn(20, *size),
+        "huge": 1e25 * torch.randn(20, *size),
+        "float64": torch.randn(20, *size, dtype=torch.float64),
+    }[kind]
+    torch.testing.assert_close(nuclear_norms(matrices), norms(matrices), rtol=1e-5, atol=0.0)
+
+
+def test_eigenvalues_that_do_not_converge_or_do_not_add_up_fall_back_to_singular_values(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    matrices = torch.randn(6, 4, 5)
+    true = norms(matrices)
+
+    def fails(gram: Tensor) -> Tensor:
+        raise torch.linalg.LinAlgError("did not converge")
+
+    eigvalsh = torch.linalg.eigvalsh
+
+    def wrong_once(gram: Tensor) -> Tensor:
+        values = eigvalsh(gram)
+        values[2] *= 1.001
+        return values
+
+    for broken in (fails, wrong_once):
+        monkeypatch.setattr(torch.linalg, "eigvalsh", broken)
+        torch.testing.assert_close(nuclear_norms(matrices), true, rtol=1e-9, atol=0.0)
+
+
+def test_many_matrices_are_taken_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    matrices = torch.randn(7, 4, 4)
+    whole = nuclear_norms(matrices)
+    monkeypatch.setattr("cosim.pruning.criteria._CHUNK_ELEMENTS", 33)
+    torch.testing.assert_close(nuclear_norms(matrices), whole, rtol=1e-12, atol=0.0)
+
+
+@pytest.mark.parametrize("variant", ["per_image", "per_batch"])
+def test_every_layer_gets_the_energy_of_its_map_after_the_activation(
+    network: Residual, images: Tensor, variant: str
+) -> None:
+    scores = score_layers(network, images, LAYERS, "nuclear_norm", variant)  # type: ignore[arg-type]
+    assert list(scores) == list(LAYERS)
+    for name, value in expected(network, images, variant).items():
+        torch.testing.assert_close(scores[name], value, rtol=1e-5, atol=1e-9, msg=name)
+
+
+def test_per_image_scores_do_not_depend_on_the_batches(network: Residual, images: Tensor) -> None:
+    whole = score_layers(network, images, LAYERS)
+    parts = score_layers(network, images, LAYERS, batch_size=3)
+    loader = score_layers(network, [(images[:4], torch.zeros(4)), (images[4:], torch.zeros(6))], LAYERS)
+    for name in LAYERS:
+        torch.testing.assert_close(parts[name], whole[name], rtol=1e-6, atol=1e-9)
+        torch.testing.assert_close(loader[name], whole[name], rtol=1e-6, atol=1e-9)
+
+
+def test_per_batch_scores_are_averaged_over_batches(network: Residual, images: Tensor) -> None:
+    halves = [expected(network, half, "per_batch")["one"] for half in images.split(5)]
+    scores = score_layers(network, images, ["one"], variant="per_batch", batch_size=5)["one"]
+    torch.testing.assert_close(scores, (halves[0] + halves[1]) / 2, rtol=1e-5, atol=1e-9)
+
+
+def test_a_one_by_one_map_scores_its_mean_absolute_activation() -> None:
+    activations = torch.randn(9, 4)
+    torch.testing.assert_close(channel_energy(activations, "per_image"), activations.double().abs().sum(0))
+    tokens = torch.randn(9, 5, 4)
+    torch.testing.assert_close(channel_energy(tokens, "per_image"), tokens.double().norm(dim=1).sum(0))
+
+
+@pytest.mark.parametrize("criterion", sorted(CRITERIA))
+def test_every_criterion_keeps_the_contract(network: Residual, images: Tensor, criterion: str) -> None:
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    network.bn_one.eval()
+    scores = score_layers(network, images, LAYERS, criterion, seed=5)
+    again = score_layers(network, images, LAYERS, criterion, seed=5)
+    for name in LAYERS:
+        assert scores[name].shape == (network.get_submodule(name).weight.shape[0],)  # type: ignore[union-attr]
+        assert scores[name].dtype == torch.float64
+        assert not scores[name].requires_grad
+        assert bool((scores[name] >= 0).all())
+        assert torch.equal(scores[name], again[name])
+    assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
+    assert network.training
+    assert network.bn_two.training
+    assert not network.bn_one.training
+
+
+def test_weight_criteria_are_the_norms_of_the_filters(network: Residual) -> None:
+    weight = network.one.weight.detach().double()
+    scores = {name: score_layers(network, (), ["one"], name)["one"] for name in ("l1", "l2")}
+    torch.testing.assert_close(scores["l1"], weight.abs().sum((1, 2, 3)))
+    torch.testing.assert_close(scores["l2"], weight.square().sum((1, 2, 3)).sqrt())
+
+
+def test_random_scores_of_a_layer_depend_on_seed_and_name_only(network: Residual) -> None:
+    alone = score_layers(network, (), ["two"], "random", seed=1)["two"]
+    together = score_layers(network, (), LAYERS, "random", seed=1)
+    assert torch.equal(alone, together["two"])
+    assert not torch.equal(together["two"], together["shortcut"])
+    assert not torch.equal(alone, score_layers(network, (), ["two"], "random", seed=2)["two"])
+
+
+def test_a_map_that_is_not_finite_names_its_layer(network: Residual, images: Tensor) -> None:
+    with torch.no_grad():
+        network.one.weight[0] = float("nan")
+    with pytest.raises(PruningError, match=r"^one: .*not finite"):
+        score_layers(network, images, LAYERS)
+    with pytest.raises(PruningError, match=r"^one: .*not finite"):
+        score_layers(network, images, LAYERS, "l1")
+    assert network.training
+
+
+@pytest.mark.parametrize("images", [torch.zeros(0, 1, 8, 8), [], [torch.zeros(0, 1, 8, 8)]])
+def test_no_images_are_refused(network: Residual, images: object) -> None:
+    with pytest.raises(PruningError, match="no images"):
+        score_layers(network, images, LAYERS)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((["stem"], "nuclear_nrom"), 'did you mean "nuclear_norm"'),
+        ((["stem"], "l1", "per_pixel"), 'variant = "per_pixel"'),
+        ((["setm"], "l1"), 'setm: .*did you mean "stem"'),
+        ((["bn_one"], "l1"), "bn_one: no Conv2d or Linear"),
+    ],
+)
+def test_an_unknown_name_is_answered_with_the_nearest(network: Residual, arguments: tuple, message: str) -> None:
+    with pytest.raises(PruningError, match=message):
+        score_layers(network, torch.rand(1, 1, 8, 8), *arguments)
+
+
+def test_a_network_that_cannot_be_traced_says_so() -> None:
+    class Branching(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(1, 2, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.conv(x) if x.sum() > 0 else x
+
+    with pytest.raises(UntraceableError, match="Branching cannot be traced"):
+        score_layers(Branching(), torch.rand(1, 1, 2, 2), ["conv"])
+
+
+def test_a_layer_called_twice_has_no_single_map() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(1, 1, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.conv(self.conv(x).relu())
+
+    with pytest.raises(PruningError, match="conv: called 2 times"):
+        score_layers(Twice(), torch.rand(1, 1, 2, 2), ["conv"])
+
+
+@pytest.mark.parametrize(
+    ("layers", "node"),
+    [
+        ([nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.ReLU6(), nn.ReLU()], "_2"),
+        ([nn.Conv2d(1, 2, 3), nn.MaxPool2d(2), nn.ReLU()], "_2"),
+        ([nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(72, 2), nn.ReLU()], "_1"),
+        ([nn.Conv2d(1, 2, 3)], "_0"),
+    ],
+)
+def test_the_map_is_the_first_activation_or_the_layers_own_output(layers: list[nn.Module], node: str) -> None:
+    assert activation_nodes(nn.Sequential(*layers), ["0"])[1]["0"].name == node
+
+
+def test_combined_scores_give_every_layer_the_same_vote() -> None:
+    combined = combine_scores([torch.tensor([1.0, 3.0]), torch.tensor([600.0, 200.0]), torch.zeros(2)])
+    torch.testing.assert_close(combined, torch.tensor([(0.5 + 1.5) / 3, (1.5 + 0.5) / 3], dtype=torch.float64))
+    for wrong in ([], [torch.ones(2), torch.ones(3)]):
+        with pytest.raises(PruningError, match="cannot be combined"):
+            combine_scores(wrong)
