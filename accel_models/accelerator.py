@@ -196,6 +196,15 @@ class Accelerator(_Strict):
         return yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
 
 
+def describe(accelerator: Accelerator) -> str:
+    """Array, dataflow and sparse support in a few words."""
+    array, sparse = accelerator.pe_array, accelerator.weight_sparsity
+    words = f"{array.rows} x {array.cols} {array.dataflow.replace('_', ' ')}"
+    if sparse.action == "skip":
+        return f"{words}, skips k of n <= {sparse.gather}"
+    return words if sparse.action == "none" else f"{words}, gates zeros"
+
+
 def library_names() -> list[str]:
     """Names of the accelerators that ship."""
     return sorted(path.stem for path in (LIBRARY / "accelerators").glob("*.yaml"))

@@ -59,6 +59,8 @@ class Activity:
     """Useful multiply-accumulates over PEs x compute cycles."""
     mapping: str
     multiplier_bits: int
+    weight_bits: int = 0
+    """Bits of the layer's weights as stored, metadata included."""
     notice: str | None = None
 
     @property
@@ -185,6 +187,7 @@ def matrix_activity(
         utilization=macs.done / busy,
         mapping=_describe(traffic, machine, product),
         multiplier_bits=width,
+        weight_bits=product.groups * product.n * product.column_bits,
         notice=weights.notice,
     )
 

@@ -73,6 +73,11 @@ class NetworkCost:
         return -(-bits // 8)
 
     @property
+    def weight_bytes(self) -> int:
+        """Bytes of all weights as stored, metadata included; a started byte counts."""
+        return -(-sum(layer.activity.weight_bits for layer in self.layers) // 8)
+
+    @property
     def macs(self) -> int:
         """Multiply-accumulates done."""
         return sum(layer.activity.macs.done for layer in self.layers)

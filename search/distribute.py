@@ -118,6 +118,10 @@ class WorkerPool(AbstractContextManager["WorkerPool"]):
                 yield from self._after_death(suspects, running, calls)
 
     def __exit__(self, *exception: object) -> None:
+        """Idle workers end by themselves and clean up; after an exception they are stopped in what they evaluate."""
+        if exception[0] is None and self._pool is not None:
+            self._pool.shutdown(wait=True)
+            self._pool = None
         self._stop()
 
     def _after_death(

@@ -90,6 +90,10 @@ def read_config(path: Path | str) -> ScaleSimConfig:
     try:
         parser.read_string(_read_text(path))
         preset = parser["architecture_presets"]
+        if parser.getboolean("sparsity", "OptimizedMapping", fallback=False):
+            raise InvalidInputError(
+                f"{path}: sparsity.OptimizedMapping: row-wise sparsity is not modelled; set it to false"
+            )
         sizes = {"input": "IfmapSramSzkB", "weight": "FilterSramSzkB", "output": "OfmapSramSzkB"}
         return ScaleSimConfig(
             run_name=parser.get("general", "run_name", fallback=path.stem),

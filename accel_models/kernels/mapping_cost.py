@@ -27,9 +27,15 @@ from accel_models.kernels.loopnest import (
     N,
     P,
     R,
+    S,
     _distinct,
     _fetches,
 )
+
+STEP, OUTSIDE = 2, 3
+WEIGHT_DIMS, OUTPUT_DIMS = (sum(1 << dim for dim in range(8) if RELEVANT[o, dim]) for o in (WEIGHT, OUTPUT))
+CHANNEL_DIMS = 1 << N | 1 << G | 1 << C
+FIRST, VISITS, WORDS, WAYS, MOVED = 0, 1, 4, 7, 13
 
 
 class Factors(NamedTuple):
@@ -69,105 +75,149 @@ class Scores(NamedTuple):
     energy_pj: np.ndarray
     """float64[B], of one that fits."""
     excess_bits: np.ndarray
-    """int64[B]: the most by which a tile exceeds its level; 0 where all fit. Not scored where it is positive."""
+    """int64[B]: the most by which a tile exceeds its level, 0 where all fit, -1 where the row is no mapping of the layer.
 
-
-class Nest(NamedTuple):
-    """One mapping unrolled; allocated once, written for each mapping."""
-
-    extents: np.ndarray
-    """int64[L + 1, 8], of the tile of each level."""
-    fan: np.ndarray
-    """int64[L + 1, 8], spatial factors."""
-    loops: np.ndarray
-    """int64[8 L, 3]: dimension, factor, index step of each temporal loop of a factor above 1, outermost first."""
-    steps: np.ndarray
-    """int64[8 L + 1]: product of the loops outside each."""
-    first: np.ndarray
-    """int64[L + 1]: the first loop of each level."""
-    ways: np.ndarray
-    """int64[L, 3, 2]: spatial fan-out of a level along dimensions that do not and do index each operand."""
-    moved: np.ndarray
-    """int64[L, 2]: reads and writes of each level."""
+    Only rows of 0 are scored.
+    """
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def evaluate_mappings(factors, geometry, machine, start, stop, scores):
-    """Score mappings start..stop-1; several threads may share the arrays."""
-    n_levels = factors.temporal.shape[1]
-    nest = Nest(
-        np.ones((n_levels + 1, 8), np.int64),
-        np.ones((n_levels + 1, 8), np.int64),
-        np.ones((8 * n_levels, 3), np.int64),
-        np.ones(8 * n_levels + 1, np.int64),
-        np.zeros(n_levels + 1, np.int64),
-        np.ones((n_levels, 3, 2), np.int64),
-        np.zeros((n_levels, 2), np.int64),
-    )
+def evaluate_mappings(factors, shape, geometry, machine, start, stop, scores):
+    """Score mappings start..stop-1; several threads may share the arrays.
+
+    Tables hold one mapping at a time, allocated once; no tuple is passed on: its copy would cost more than the work.
+
+    shape : int64[8], geometry : int64[4], of the layer
+    extents : int64[L + 1, 8], of the tile of each level
+    loops : int64[8 L + 1, 4], DIM, FACTOR, index STEP, product OUTSIDE of temporal loops above 1, outermost first
+    slope : int64[8, 2], rows and columns of the input that one step along a dimension moves
+    table : int64[L + 1, 14], of each level the FIRST loop, and by operand VISITS and WORDS of a tile and, in pairs,
+        spatial WAYS inside it along dimensions that do not and do index the operand; words MOVED
+    """
+    levels, capacity, word_bits = machine.levels, machine.capacity_bits, machine.word_bits
+    read_pj, write_pj, bandwidth = machine.read_pj, machine.write_pj, machine.bandwidth
+    n_levels = levels.shape[0]
+    extents = np.ones((n_levels + 1, 8), np.int64)
+    loops = np.ones((8 * n_levels + 1, 4), np.int64)
+    table = np.ones((n_levels + 1, MOVED + 1), np.int64)
+    slope = np.zeros((8, 2), np.int64)
+    for i in range(4):
+        slope[P + i, i & 1] = geometry[i]
     for b in range(start, stop):
-        _unroll(factors, b, nest)
-        excess = _excess(nest, geometry, machine)
-        scores.excess_bits[b] = excess
-        if excess == 0:
-            scores.cycles[b], scores.energy_pj[b] = _score(factors, b, nest, geometry, machine)
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def _unroll(factors, b, nest):
-    temporal, spatial, order = factors.temporal, factors.spatial, factors.order
-    n_levels = temporal.shape[1]
-    for level in range(n_levels - 1, -1, -1):
-        fans = False
+        temporal, spatial, order = factors.temporal[b], factors.spatial[b], factors.order[b]
+        steps = _unroll(temporal, spatial, order, extents, loops, table)
         for dim in range(8):
-            nest.fan[level, dim] = spatial[b, level, dim]
-            fans = fans or spatial[b, level, dim] > 1
-            nest.extents[level, dim] = nest.extents[level + 1, dim] * spatial[b, level, dim] * temporal[b, level, dim]
+            steps = steps if extents[0, dim] == shape[dim] else np.int64(0)
+        excess = _fit(extents, table, geometry, levels, capacity, word_bits) if steps else np.int64(-1)
+        scores.excess_bits[b] = excess
+        if excess != 0:
+            continue
+        units = 1
+        for level in range(n_levels):
+            units *= table[level, WAYS] * table[level, WAYS + 1]
+        energy = steps * units * machine.mac_pj
         for operand in range(3):
-            nest.ways[level, operand, 0] = nest.ways[level, operand, 1] = 1
-            if fans:
-                for dim in range(8):
-                    nest.ways[level, operand, RELEVANT[operand, dim]] *= spatial[b, level, dim]
-    n, steps = 0, 1
-    for level in range(n_levels):
-        nest.first[level] = n
-        for i in range(8):
-            dim = order[b, level, i]
-            factor = temporal[b, level, dim]
-            if factor > 1:
-                nest.loops[n, 0], nest.loops[n, 1] = dim, factor
-                nest.loops[n, 2] = nest.extents[level + 1, dim] * spatial[b, level, dim]
-                nest.steps[n] = steps
-                steps *= factor
-                n += 1
-    nest.first[n_levels] = n
-    nest.steps[n] = steps
+            parent, outer = np.int64(0), 1
+            blank = table[0, WORDS + operand]
+            while parent < n_levels:
+                child = parent + 1
+                while child < n_levels and levels[child, operand] == 0:
+                    child += 1
+                inner, copies = 1, 1
+                for level in range(parent, child):
+                    copies *= table[level, WAYS + 2 * operand]
+                    inner *= table[level, WAYS + 2 * operand + 1]
+                if operand == INPUT:
+                    words, sends = _inputs(
+                        temporal, spatial, order, extents, loops, table, geometry, slope, parent, child
+                    )
+                else:
+                    words = (
+                        steps if child == n_levels else table[child, VISITS + operand] * table[child, WORDS + operand]
+                    )
+                    sends = words * inner
+                sends *= outer
+                outer *= inner * copies
+                copied = words * outer
+                reads, writes, drains, fills = sends, 0, 0, copied
+                if operand == OUTPUT:
+                    reads, writes, drains, fills = sends - blank, sends, copied, sends - blank
+                    blank = copied - fills
+                    if levels[parent, REDUCTION] == 0:
+                        reads, writes = reads + copied - sends, copied
+                elif levels[parent, MULTICAST] == 0:
+                    reads = copied
+                table[parent, MOVED] += reads + writes
+                energy += reads * read_pj[parent, operand] + writes * write_pj[parent, operand]
+                if child < n_levels:
+                    table[child, MOVED] += drains + fills
+                    energy += drains * read_pj[child, operand] + fills * write_pj[child, operand]
+                parent = child
+        cycles, instances = steps, 1
+        for level in range(n_levels):
+            cycles = max(cycles, np.int64(np.ceil(table[level, MOVED] / (bandwidth[level] * instances))))
+            instances *= table[level, WAYS] * table[level, WAYS + 1]
+        scores.cycles[b], scores.energy_pj[b] = cycles, energy
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _excess(nest, geometry, machine):
-    worst = 0
-    for level in range(machine.levels.shape[0]):
-        if machine.capacity_bits[level] >= 0:
-            bits = -machine.capacity_bits[level]
+def _unroll(temporal, spatial, order, extents, loops, table):
+    """Fill the tables but for the words; returns the steps of computing, 0 of a row that is no mapping."""
+    n_levels = temporal.shape[0]
+    legal = True  # a factor of 0 shows in the extents
+    for level in range(n_levels - 1, -1, -1):
+        fans, signs = 1, 0
+        for dim in range(8):
+            extents[level, dim] = extents[level + 1, dim] * spatial[level, dim] * temporal[level, dim]
+            fans |= spatial[level, dim]
+            signs |= temporal[level, dim]
+        legal = legal and (signs | fans) >= 0
+        for i in range(6):
+            table[level, WAYS + i] = 1
+        if fans > 1:
             for operand in range(3):
-                if machine.levels[level, operand]:
-                    bits += _words(nest, geometry, operand, level) * machine.word_bits[level, operand]
+                for dim in range(8):
+                    table[level, WAYS + 2 * operand + RELEVANT[operand, dim]] *= spatial[level, dim]
+    n, steps, weights, outputs = 0, 1, 1, 1
+    for level in range(n_levels):
+        table[level, FIRST], table[level, MOVED] = n, 0
+        table[level, VISITS + WEIGHT], table[level, VISITS + OUTPUT] = weights, outputs
+        seen = 0
+        for i in range(8):
+            dim = order[level, i] & 7
+            seen |= 1 << (order[level, i] & 63)
+            factor = np.int64(temporal[level, dim])
+            loops[n, DIM], loops[n, FACTOR], loops[n, OUTSIDE] = dim, factor, steps
+            loops[n, STEP] = extents[level + 1, dim] * spatial[level, dim]
+            steps *= factor
+            active = factor > 1  # a factor of 1 is written over by the next loop: no branch to mispredict
+            n += active
+            weights = steps if active & (WEIGHT_DIMS >> dim) else weights
+            outputs = steps if active & (OUTPUT_DIMS >> dim) else outputs
+        legal = legal and seen == 255
+    table[n_levels, FIRST] = n
+    loops[n, OUTSIDE] = steps
+    return steps if legal else np.int64(0)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _fit(extents, table, geometry, levels, capacity, word_bits):
+    """Fill in the words of the tiles; the most bits by which a level is exceeded, 0 if none is."""
+    worst = 0
+    for level in range(levels.shape[0]):
+        kcrs = extents[level, K] * extents[level, C] * extents[level, R] * extents[level, S]
+        rows = _positions(extents[level, P], extents[level, R], geometry[0], geometry[2])
+        columns = _positions(extents[level, P + 1], extents[level, S], geometry[1], geometry[3])
+        table[level, WORDS + WEIGHT] = extents[level, G] * kcrs
+        ng = extents[level, N] * extents[level, G]
+        table[level, WORDS + INPUT] = ng * extents[level, C] * rows * columns
+        table[level, WORDS + OUTPUT] = ng * extents[level, K] * extents[level, P] * extents[level, P + 1]
+        if capacity[level] >= 0:
+            bits = -capacity[level]
+            for operand in range(3):
+                bits += levels[level, operand] * table[level, WORDS + operand] * word_bits[level, operand]
             worst = max(worst, bits)
     return worst
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def _words(nest, geometry, operand, level):
-    """Words of an operand in the tile of one instance."""
-    e = nest.extents
-    if operand == WEIGHT:
-        return e[level, G] * e[level, K] * e[level, C] * e[level, R] * e[level, R + 1]
-    if operand == OUTPUT:
-        return e[level, N] * e[level, G] * e[level, K] * e[level, P] * e[level, P + 1]
-    words = e[level, N] * e[level, G] * e[level, C]
-    for axis in range(2):
-        words *= _positions(e[level, P + axis], e[level, R + axis], geometry[axis], geometry[2 + axis])
-    return words
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -178,179 +228,128 @@ def _positions(outputs, taps, stride, dilation):
     return _distinct(outputs, taps, stride, dilation)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
-def _score(factors, b, nest, geometry, machine):
-    n_levels = machine.levels.shape[0]
-    for level in range(n_levels):
-        nest.moved[level, 0] = nest.moved[level, 1] = 0
-    steps = nest.steps[nest.first[n_levels]]
-    units = 1
-    for level in range(n_levels):
-        units *= nest.ways[level, 0, 0] * nest.ways[level, 0, 1]
-    energy = steps * units * machine.mac_pj
-    for operand in range(3):
-        parent, outer = np.int64(0), 1
-        blank = _words(nest, geometry, operand, parent) if operand == OUTPUT else 0
-        while parent < n_levels:
-            child = parent + 1
-            while child < n_levels and machine.levels[child, operand] == 0:
-                child += 1
-            inner, copies = 1, 1
-            for level in range(parent, child):
-                copies *= nest.ways[level, operand, 0]
-                inner *= nest.ways[level, operand, 1]
-            if operand == INPUT:
-                words, sends = _inputs(factors, b, nest, geometry, parent, child)
-            else:
-                words = _visits(nest, operand, child)
-                if child < n_levels:
-                    words *= _words(nest, geometry, operand, child)
-                sends = words * inner
-            sends *= outer
-            copied = words * outer * inner * copies
-            reads, writes = sends, 0
-            fills, drains = copied, 0
-            if operand == OUTPUT:
-                fills, drains = sends - blank, copied
-                reads, writes = fills, sends
-                blank = copied - fills
-                if not machine.levels[parent, REDUCTION]:
-                    reads, writes = reads + copied - sends, copied
-            elif not machine.levels[parent, MULTICAST]:
-                reads = copied
-            energy += _charge(nest, machine, parent, operand, reads, writes)
-            if child < n_levels:
-                energy += _charge(nest, machine, child, operand, drains, fills)
-            outer *= inner * copies
-            parent = child
-    return _slowest(nest, machine, steps), energy
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def _charge(nest, machine, level, operand, reads, writes):
-    nest.moved[level, 0] += reads
-    nest.moved[level, 1] += writes
-    return reads * machine.read_pj[level, operand] + writes * machine.write_pj[level, operand]
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def _slowest(nest, machine, steps):
-    """The largest over computing and all levels of words / bandwidth."""
-    cycles, instances = steps, 1
-    for level in range(machine.levels.shape[0]):
-        needed = np.ceil((nest.moved[level, 0] + nest.moved[level, 1]) / (machine.bandwidth[level] * instances))
-        cycles = max(cycles, np.int64(needed))
-        instances *= nest.ways[level, 0, 0] * nest.ways[level, 0, 1]
-    return cycles
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def _visits(nest, operand, child):
-    """Tiles that one instance works through."""
-    last = nest.first[child]
-    if child < nest.first.shape[0] - 1:
-        while last > 0 and not RELEVANT[operand, nest.loops[last - 1, 0]]:
-            last -= 1
-    return nest.steps[last]
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def _inputs(factors, b, nest, geometry, parent, child):
+@njit(cache=True, nogil=True, error_model="numpy", inline="always")
+def _inputs(temporal, spatial, order, extents, loops, table, geometry, slope, parent, child):
     """Words that one instance fetches and distinct ones that all instances behind one parent do."""
-    e, n_levels = nest.extents, nest.extents.shape[0] - 1
-    kept, ways = e[child, N] * e[child, G] * e[child, C], 1
+    n_levels = extents.shape[0] - 1
+    ways, fans = 1, 1
     for level in range(parent, child):
-        ways *= nest.fan[level, N] * nest.fan[level, G] * nest.fan[level, C]
-    rows, all_rows, row_jump, row_ways = _axis(nest, geometry, parent, child, np.int64(0))
-    columns, all_columns, column_jump, column_ways = _axis(nest, geometry, parent, child, np.int64(1))
+        fans *= table[level, WAYS + 2 * INPUT + 1]
+        if table[level, WAYS + 2 * INPUT + 1] > 1:
+            ways *= spatial[level, N] * spatial[level, G] * spatial[level, C]
+    j = table[child, FIRST]
+    if child == n_levels and fans == ways:
+        return loops[j, OUTSIDE], loops[j, OUTSIDE] * ways
+    row = _axis(spatial, extents, table, geometry, parent, child, np.int64(0))
+    column = _axis(spatial, extents, table, geometry, parent, child, np.int64(1))
+    all_rows, all_columns = _spread(row, row[0]), _spread(column, column[0])
     if all_rows < 0 or all_columns < 0:
-        return _slow_inputs(factors, b, nest, geometry, parent, child)
-    whole, all_whole = rows * columns, all_rows * all_columns
-    j = nest.first[child]
+        return _slow_inputs(temporal, spatial, order, extents, geometry, parent, child)
+    whole, all_whole = row[0] * column[0], all_rows * all_columns
     if child == n_levels:
-        return nest.steps[j], nest.steps[j] * all_whole * ways
-    words, sends, back_h, back_w = 0, 0, 0, 0
+        return loops[j, OUTSIDE], loops[j, OUTSIDE] * all_whole * ways
+    kept = extents[child, N] * extents[child, G] * extents[child, C]
+    words, sends, back_h, back_w = whole, all_whole, 0, 0
     while j > 0:
         j -= 1
-        dim, factor, step = nest.loops[j, 0], nest.loops[j, 1], nest.loops[j, 2]
-        if dim == K:
-            h, w = -back_h, -back_w
-        elif dim < P:  # a channel or an image that moves shares nothing, nor does any loop outside it
-            words += nest.steps[j + 1] * whole
-            sends += nest.steps[j + 1] * all_whole
-            return words * kept, sends * kept * ways
-        elif (dim - P) & 1:
-            w = step * geometry[dim - P]
-            back_w += w * (factor - 1)
-            h, w = -back_h, w - back_w + w * (factor - 1)
-        else:
-            h = step * geometry[dim - P]
-            back_h += h * (factor - 1)
-            h, w = h - back_h + h * (factor - 1), -back_w
-        if h == 0 and w == 0:
-            continue
-        new_h, new_w = min(abs(h), rows), min(abs(w), columns)
-        count = (factor - 1) * nest.steps[j]
-        words += count * (whole - (rows - new_h) * (columns - new_w))
-        new_h += (row_ways - 1) * min(new_h, row_jump)
-        new_w += (column_ways - 1) * min(new_w, column_jump)
-        sends += count * (all_whole - (all_rows - new_h) * (all_columns - new_w))
-    return (words + whole) * kept, (sends + all_whole) * kept * ways
+        dim, behind = loops[j, DIM], loops[j, FACTOR] - 1
+        if (CHANNEL_DIMS >> dim) & 1:  # a channel or image that moves shares nothing, nor does any loop outside it
+            words += (loops[j + 1, OUTSIDE] - 1) * whole
+            sends += (loops[j + 1, OUTSIDE] - 1) * all_whole
+            break
+        h, w = loops[j, STEP] * slope[dim, 0], loops[j, STEP] * slope[dim, 1]
+        new_h, new_w = _new(row, abs(h - back_h)), _new(column, abs(w - back_w))
+        back_h, back_w = back_h + h * behind, back_w + w * behind
+        count = behind * loops[j, OUTSIDE]
+        words += count * (whole - (row[0] - new_h) * (column[0] - new_w))
+        if fans > 1:
+            new_h, new_w = _spread(row, new_h), _spread(column, new_w)
+            if new_h < 0 or new_w < 0:
+                return _slow_inputs(temporal, spatial, order, extents, geometry, parent, child)
+            sends += count * (all_whole - (all_rows - new_h) * (all_columns - new_w))
+    return words * kept, (words if fans == 1 else sends * ways) * kept
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
-def _axis(nest, geometry, parent, child, axis):
-    """One axis: positions of one tile, of all tiles behind a parent, and how far apart and how many those tiles are.
+@njit(cache=True, nogil=True, error_model="numpy", inline="always")
+def _axis(spatial, extents, table, geometry, parent, child, axis):
+    """One axis of the tiles behind a parent, each a run of evenly spaced positions.
 
-    Minus one positions of all: not one interval after another, to be counted position by position.
+    Returns
+    -------
+    positions of one tile (the run), their spacing, and of the instances spread along outputs and along taps: how many
+    and how many spacings apart. No run, or no whole spacings apart: a spacing of 0.
     """
-    outputs, taps = nest.extents[child, P + axis], nest.extents[child, R + axis]
+    outputs, taps = extents[child, P + axis], extents[child, R + axis]
     stride, dilation = geometry[axis], geometry[2 + axis]
-    total = _positions(outputs, taps, stride, dilation)
-    span = (outputs - 1) * stride + (taps - 1) * dilation + 1
-    out_ways, tap_ways, at = 1, 1, -1
+    out_ways, tap_ways, at = np.int64(1), np.int64(1), child - 1
+    spread = False
     for level in range(parent, child):
-        if nest.fan[level, P + axis] > 1 or nest.fan[level, R + axis] > 1:
-            if at >= 0:
-                return total, np.int64(-1), 0, 1
-            at = level
-            out_ways, tap_ways = nest.fan[level, P + axis], nest.fan[level, R + axis]
-    if child == nest.extents.shape[0] - 1:  # MAC units: tiles are points and never kept
-        if at < 0:
-            return total, total, 0, 1
-        out_jump, tap_jump = nest.extents[at + 1, P + axis] * stride, nest.extents[at + 1, R + axis] * dilation
-        return total, _positions_of_points(out_ways, tap_ways, out_jump, tap_jump), 0, 1
-    if total != span or (out_ways > 1 and tap_ways > 1):
-        return total, np.int64(-1), 0, 1
-    if at < 0:
-        return total, total, 0, 1
-    jump = nest.extents[at + 1, P + axis] * stride if out_ways > 1 else nest.extents[at + 1, R + axis] * dilation
-    ways = out_ways * tap_ways
-    return total, span + (ways - 1) * min(span, jump), jump, ways
+        if table[level, WAYS + 2 * INPUT + 1] > 1:
+            o, t = np.int64(spatial[level, P + axis]), np.int64(spatial[level, R + axis])
+            if o * t > 1:
+                if spread:
+                    return outputs * taps, np.int64(0), o, np.int64(0), t, np.int64(0)
+                spread, at, out_ways, tap_ways = True, level, o, t
+    out_jump, tap_jump = extents[at + 1, P + axis] * stride, extents[at + 1, R + axis] * dilation
+    run = _positions(outputs, taps, stride, dilation)
+    spacing = np.int64(1)
+    if run != (outputs - 1) * stride + (taps - 1) * dilation + 1:
+        spacing = stride if taps == 1 else (dilation if outputs == 1 else np.int64(0))
+    if spacing > 1:
+        if (out_ways > 1 and out_jump % spacing != 0) or (tap_ways > 1 and tap_jump % spacing != 0):
+            spacing = np.int64(0)
+        else:
+            out_jump, tap_jump = out_jump // spacing, tap_jump // spacing
+    return run, spacing, out_ways, out_jump, tap_ways, tap_jump
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _positions_of_points(out_ways, tap_ways, out_jump, tap_jump):
-    if out_ways == 1 or tap_ways == 1:
-        return out_ways * tap_ways
-    return _distinct(out_ways, tap_ways, out_jump, tap_jump)
+def _new(line, shift):
+    """Positions of a run that are new after a shift; without spacing the answer is not used."""
+    run, spacing = line[0], line[1]
+    if spacing > 1:
+        return run if shift % spacing else min(run, shift // spacing)
+    return min(run, shift)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _slow_inputs(factors, b, nest, geometry, parent, child):
+def _spread(line, run):
+    """Positions that all instances together cover with a run each; -1: to be counted position by position."""
+    _, spacing, out_ways, out_jump, tap_ways, tap_jump = line
+    if spacing == 0:
+        return np.int64(-1)
+    if run == 0 or out_ways * tap_ways == 1:
+        return run
+    if tap_ways == 1:
+        return run + (out_ways - 1) * min(run, out_jump)
+    if out_ways == 1:
+        return run + (tap_ways - 1) * min(run, tap_jump)
+    if run >= tap_jump:
+        run += (tap_ways - 1) * tap_jump
+        return run + (out_ways - 1) * min(run, out_jump)
+    if run >= out_jump:
+        run += (out_ways - 1) * out_jump
+        return run + (tap_ways - 1) * min(run, tap_jump)
+    return _distinct(out_ways, tap_ways, out_jump, tap_jump) if run == 1 else np.int64(-1)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _slow_inputs(temporal, spatial, order, extents, geometry, parent, child):
     """`_inputs` by the general kernel, for windows with gaps and neighbours spread two ways."""
-    n_levels = nest.extents.shape[0] - 1
-    table = np.zeros((16 * n_levels, 4), np.int64)
+    n_levels = extents.shape[0] - 1
+    nest = np.zeros((16 * n_levels, 4), np.int64)
     strides = np.ones(16 * n_levels, np.int64)
+    fan = np.ones((n_levels, 8), np.int64)
     n = np.int64(0)
     for level in range(n_levels):
         for i in range(8):
-            dim = factors.order[b, level, i]
-            table[n, DIM], table[n, FACTOR] = dim, factors.temporal[b, level, dim]
-            table[n, LEVEL], strides[n] = level, nest.extents[level + 1, dim] * factors.spatial[b, level, dim]
-            table[n + 8, DIM], table[n + 8, FACTOR] = dim, factors.spatial[b, level, dim]
-            table[n + 8, LEVEL], table[n + 8, SPATIAL], strides[n + 8] = level, 1, nest.extents[level + 1, dim]
+            dim = order[level, i]
+            fan[level, dim] = spatial[level, dim]
+            nest[n, DIM], nest[n, FACTOR], nest[n, LEVEL] = dim, temporal[level, dim], level
+            strides[n] = extents[level + 1, dim] * fan[level, dim]
+            nest[n + 8, DIM], nest[n + 8, FACTOR], nest[n + 8, LEVEL] = dim, fan[level, dim], level
+            nest[n + 8, SPATIAL], strides[n + 8] = 1, extents[level + 1, dim]
             n += 1
         n += 8
-    words = _fetches(table, strides, nest.extents, nest.fan, geometry, child, child, n_levels)
-    return words, _fetches(table, strides, nest.extents, nest.fan, geometry, parent, child, n_levels)
+    words = _fetches(nest, strides, extents, fan, geometry, child, child, n_levels)
+    return words, _fetches(nest, strides, extents, fan, geometry, parent, child, n_levels)

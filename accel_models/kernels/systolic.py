@@ -18,8 +18,8 @@ DRAM traffic depends on the schedule: which operand is held on chip in groups of
 group behind the present one), which one is streamed again for every group, and how T is cut into blocks so that
 partial sums stay on chip. Partial sums never leave the chip. An input that is held is kept as whole rows of a line
 buffer: the rows that neighbouring groups share are fetched once per pass. An input that is not held is fetched
-unrolled (im2col), element by element. Buffers have one port: fills and reads share it. `cheapest_schedule` tries every schedule of this family and keeps the one with
-the least energy x latency.
+unrolled (im2col), element by element. Buffers have one port: fills and reads share it. `cheapest_schedule` tries every
+schedule of this family and keeps the one with the least energy x latency.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Comparison with Timeloop + Accelergy on Gemmini-like arrays (data set of ucb-bar/dosa, 40 nm).
 
-Cycles come from the loop-nest analysis under the convention ``timeloop``, energy from the same counts and the data set's
-prices. Nothing here is fitted to rows.
+Cycles come from the loop-nest analysis under the convention ``timeloop``, energy from the same counts and the data
+set's prices. Nothing here is fitted to rows.
 """
 
 from __future__ import annotations

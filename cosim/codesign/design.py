@@ -146,9 +146,9 @@ def build_plan(spec: StudySpec, network: NetworkFacts, params: Mapping[str, Any]
             for name, layer in filter_plans(group, kept[group.name]).items():
                 layers[name] = layer.model_copy(update={"weight_bits": layers[name].weight_bits})
     for block, members in block_layers(spec, network).items():
-        for layer in members:
-            mask = _mask_plan(params[f"mask.{block}"], layer, kept)
-            layers[layer.name] = layers[layer.name].model_copy(
+        for member in members:
+            mask = _mask_plan(params[f"mask.{block}"], member, kept)
+            layers[member.name] = layers[member.name].model_copy(
                 update={"mask": mask, "weight_bits": params[f"bits.{block}"]}
             )
     return PruningPlan(network=network.name, layers=layers)
@@ -167,7 +167,7 @@ def _mask_plan(choice: str, layer: LayerFacts, kept: Mapping[str, int]) -> MaskP
     if parsed[0] == "kernel":
         k = _share(parsed[1], inputs)
         return MaskPlan(granularity="kernel", k=k, n=inputs) if k < inputs else None
-    k, n = int(parsed[1]), int(parsed[2])  # type: ignore[misc]
+    k, n = int(parsed[1]), int(parsed[2])
     return MaskPlan(granularity="weight", k=k, n=n) if n <= inputs * layer.kernel else None
 
 

@@ -97,6 +97,7 @@ def _scaled(run: Run, quantity: Quantity, field: str, factor: float, stored: str
     index = run.front.objective(quantity)
     trials = [trial.objectives[index] * factor for trial in run.scored("complete") if trial.objectives is not None]
     points: list[float] = [getattr(point, field) for point in run.front.points]
-    shown = [value for value in [*trials, *points] if value > 0]
+    dense: float | None = getattr(run.front.dense, field, None)
+    shown = [value for value in [*trials, *points, dense or 0.0] if value > 0]
     log = bool(shown) and max(shown) > LOG_SPAN * min(shown)
     return Axis(quantity, field, index, factor, scale_for(points or shown, stored), log)

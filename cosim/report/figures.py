@@ -7,6 +7,7 @@ names its list of texts and the page fills it in.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,7 +24,8 @@ PAIRS: tuple[tuple[Quantity, Quantity], ...] = (
     ("latency", "energy"),
 )
 """x and y of the projections."""
-FRAME_MARGIN = 0.35  # of the span of the front's accuracies shown below the front; trials further down lie outside
+LEAST_MARGIN = 4.0  # percentage points below a front that is flat
+FRAME_MARGIN = 0.15  # of the span of the front's accuracies shown below the front; trials further down lie outside
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Liberation Sans', Arial, sans-serif"
 
 
@@ -45,7 +47,7 @@ def projection(run: Run, axes: Mapping[Quantity, Axis], pair: tuple[Quantity, Qu
         _trials(run, (x, y), "infeasible", _mark("x-thin", palette.INFEASIBLE, 7, line=(1.5, palette.INFEASIBLE))),
     ]
     if not coloured:
-        traces += [_best(run, x, y), _validation(run, x, y)]
+        traces += [_best(run, x, y), *([_validation(run, x, y)] if run.tested else [])]
     marker = _front_marker(run, axes, 9) if coloured else _mark("circle", palette.ACCENT, 8, line=(1, "white"))
     front = _front(run, (x, y), marker)
     if not coloured:
@@ -70,7 +72,7 @@ def space(run: Run, axes: Mapping[Quantity, Axis]) -> Figure:
         *_dense(run, triple),
         _chosen(3, _mark("circle-open", palette.CHOSEN, 13, line=(3, palette.CHOSEN))),
     ]
-    scene = {f"{name}axis": _axis(axis) | {"showbackground": False} for name, axis in zip("xyz", triple, strict=True)}
+    scene = {f"{name}axis": _space_axis(run, axis) for name, axis in zip("xyz", triple, strict=True)}
     if frame := accuracy_frame(run, axes["accuracy"]):
         scene["zaxis"]["range"] = list(frame)
     scene["camera"] = {"eye": {"x": 1.4, "y": 1.4, "z": 0.6}, "center": {"x": 0, "y": 0, "z": -0.15}}
@@ -122,8 +124,9 @@ def accuracy_frame(run: Run, axis: Axis) -> tuple[float, float] | None:
     if run.front.dense is not None and (dense := axis.of(run.front.dense)) is not None:
         seen.append(dense)
     bottom, top = min(low + seen), max(high + seen)
-    span = max(top - bottom, 4.0)
-    return max(0.0, bottom - FRAME_MARGIN * span), min(102.0, top + 0.08 * span)
+    top = max([top, *(axis.of_trial(trial) for trial in run.scored("complete"))])
+    room = max(FRAME_MARGIN * (top - bottom), LEAST_MARGIN)
+    return max(0.0, bottom - room), min(102.0, top + 0.25 * room)
 
 
 def base_layout() -> Figure:
@@ -132,9 +135,14 @@ def base_layout() -> Figure:
         "font": {"family": FONT, "size": 13, "color": "#1c2733"},
         "paper_bgcolor": "white",
         "plot_bgcolor": "white",
-        "margin": {"l": 64, "r": 16, "t": 12, "b": 52},
+        "margin": {"l": 64, "r": 16, "t": 30, "b": 52},
         "hovermode": "closest",
-        "hoverlabel": {"align": "left", "bgcolor": "white", "bordercolor": "#5d6b7a", "font": {"size": 12}},
+        "hoverlabel": {
+            "align": "left",
+            "bgcolor": "white",
+            "bordercolor": "#5d6b7a",
+            "font": {"size": 12, "color": "#1c2733"},
+        },
         "showlegend": False,
     }
 
@@ -146,6 +154,24 @@ def _axis(axis: Axis) -> Figure:
         else {"type": "linear"}
     )
     return _plain_axis(axis.title) | log
+
+
+def _space_axis(run: Run, axis: Axis) -> Figure:
+    """A 3-D axis; plotly.js labels no 2 and 5 of a logarithmic one in full, so they are named here."""
+    found = _axis(axis) | {"showbackground": False}
+    values = [axis.of_trial(t) for t in run.scored("complete")] + [axis.of_point(p) for p in run.front.points]
+    if axis.log:
+        positive = [value for value in values if value > 0]
+        ticks = one_two_five(min(positive), max(positive))
+        found |= {"tickvals": ticks, "ticktext": [f"{tick:g}" for tick in ticks]}
+    return found
+
+
+def one_two_five(low: float, high: float) -> list[float]:
+    """The numbers 1, 2, 5 × 10ⁿ from just below `low` to just above `high`, both > 0."""
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    steps = [float(f"{mantissa}e{decade}") for decade in decades for mantissa in (1, 2, 5)]
+    return [step for step in steps if low / 2 <= step <= high * 2]
 
 
 def _plain_axis(title: str) -> Figure:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from html import escape
 from urllib.parse import quote
 
 from cosim.report import palette, sentences
 from cosim.report.axes import Axis, Quantity
-from cosim.report.design import HARDWARE, grouped
+from cosim.report.design import PLAN, grouped
 from cosim.report.load import Front, Point, Run, Trial
 from cosim.report.units import MM2, digits, percent, percent_sd, scale_for
 
@@ -49,7 +49,7 @@ def counts(run: Run) -> str:
 
 
 def _errors(run: Run) -> str:
-    crashed = [trial for trial in run.trials if trial.state == "crashed" or trial.error]
+    crashed = [trial for trial in run.trials if trial.state == "crashed"]
     groups: dict[str, list[Trial]] = {}
     for trial in crashed:
         groups.setdefault(_last_line(trial.error), []).append(trial)
@@ -60,7 +60,7 @@ def _errors(run: Run) -> str:
         f"<pre>{escape(trials[0].error or '')}</pre></li>"
         for line, trials in groups.items()
     )
-    return f"<details><summary>Errors of the {len(crashed)} crashed trials</summary><ul>{items}</ul></details>"
+    return f"<details><summary>Errors of crashed trials ({len(crashed)})</summary><ul>{items}</ul></details>"
 
 
 def _last_line(error: str | None) -> str:
@@ -95,15 +95,16 @@ def _option(point: Point, axes: Axes) -> str:
 def legend(run: Run) -> str:
     """Symbols of the charts over the run, with switches."""
     seeds = sorted({len(point.test_accuracy) for point in run.front.points if point.test_accuracy})
-    over = f", {'–'.join(str(s) for s in {seeds[0]: 0, seeds[-1]: 0})} seeds" if seeds else ""
+    over = f", {'–'.join(str(s) for s in seeds)} seeds" if seeds else ""
     tested = (
-        f"front: test accuracy ± sd of the retrained network{over}" if _tested(run) else "front (validation accuracy)"
+        f"front: test accuracy ± sd of the retrained network{over}" if run.tested else "front (validation accuracy)"
     )
-    rows = [
-        ("front best", _dot(palette.ACCENT, 6), tested),
-        ("validation", _dot(palette.ACCENT, 4.5, hollow=True), "front: validation accuracy, as the search saw it"),
-        ("trials", _dot(palette.TRIAL, 4), f"{len(run.scored('complete'))} trials (validation accuracy)"),
-    ]
+    rows = [("trials", _dot(palette.TRIAL, 4), f"{len(run.scored('complete'))} trials (validation accuracy)")]
+    if run.tested:
+        seen = "front: validation accuracy, as the search saw it"
+        rows.insert(0, ("validation", _dot(palette.ACCENT, 4.5, hollow=True), seen))
+    if run.front.points:
+        rows.insert(0, ("front best", _dot(palette.ACCENT, 6), tested))
     if infeasible := len(run.scored("infeasible")):
         cross = f'<path d="M4 4l8 8M12 4l-8 8" stroke="{palette.INFEASIBLE}" stroke-width="2"/>'
         rows.append(("infeasible", cross, f"{infeasible} infeasible trials"))
@@ -117,28 +118,27 @@ def legend(run: Run) -> str:
     return f'<div class="legend needs-script" role="group" aria-label="What the charts show">{items}</div>'
 
 
-def _tested(run: Run) -> bool:
-    return any(point.test_mean is not None for point in run.front.points)
-
-
 def _dot(colour: str, radius: float, hollow: bool = False) -> str:
     paint = f'fill="none" stroke="{colour}" stroke-width="1.5"' if hollow else f'fill="{colour}"'
     return f'<circle cx="8" cy="8" r="{radius}" {paint}/>'
 
 
-def figure(chart: str, title: str, description: str, kind: str = "") -> str:
-    """The place of a chart, with its title and a description for screen readers."""
+def figure(chart: str, title: str, description: str, kind: str = "", keys: Iterable[tuple[str, str]] = ()) -> str:
+    """The place of a chart, with its title, its colours and a description for screen readers."""
     title, description = escape(title), escape(description)
+    items = "".join(f'<li><i style="background: {colour}"></i>{escape(name)}</li>' for name, colour in keys)
     return (
         f'<figure class="needs-script"><h3>{title}</h3><div class="chart {kind}" id="{chart}" role="img" '
-        f'aria-label="{title}: {description}"></div><figcaption>{description}</figcaption></figure>'
+        f'aria-label="{title}: {description}"></div>{f"<ul class=keys>{items}</ul>" if items else ""}'
+        f"<figcaption>{description}</figcaption></figure>"
     )
 
 
 def designs(run: Run, axes: Axes) -> str:
     """What each point reaches and where its energy and time go; the page shows the chosen one."""
     return "".join(
-        _article(point, f"<h3>{_name(point)}</h3>{_measures(point, axes)}{_told(point)}") for point in run.front.points
+        _article(point, f"<h3>{escape(point.id)} (trial {point.trial})</h3>{_measures(point, axes)}{_told(point)}")
+        for point in run.front.points
     )
 
 
@@ -153,11 +153,6 @@ def _article(point: Point, content: str) -> str:
     return f'<article class="design" data-point="{escape(point.id)}" hidden>{content}</article>'
 
 
-def _name(point: Point) -> str:
-    plan = f": {point.plan_summary}" if point.plan_summary else ""
-    return escape(f"{point.id} (trial {point.trial}){plan}")
-
-
 def _told(point: Point) -> str:
     seeds = " · ".join(f"{100 * value:.1f}" for value in point.test_accuracy)
     texts = [
@@ -165,14 +160,16 @@ def _told(point: Point) -> str:
         sentences.unexplained(point),
         f"Test accuracy seed by seed: {seeds} %." if seeds else "",
         *point.notices,
+        *(f"A seed failed: {_last_line(error)}" for error in point.errors),
     ]
-    return "".join(f"<p>{escape(text)}</p>" for text in texts if text)
+    plan = f'<p class="soft">{escape(point.plan_summary)}</p>' if point.plan_summary else ""
+    return plan + "".join(f"<p>{escape(text)}</p>" for text in texts if text)
 
 
 def _measures(point: Point, axes: Axes) -> str:
     seeds = len(point.test_accuracy)
     size = scale_for([point.weight_bytes], "B")
-    traffic = scale_for([point.dram_bytes], "B")
+    traffic, macs = scale_for([point.dram_bytes], "B"), scale_for([point.macs], "MAC")
     rows = [
         ("test accuracy", percent_sd(point.test_mean, point.test_sd), f"{seeds} seeds" if seeds else ""),
         ("validation", percent(point.validation_accuracy), "as the search saw it"),
@@ -185,8 +182,7 @@ def _measures(point: Point, axes: Axes) -> str:
         ("area", MM2.text(point.area_mm2), ""),
         ("DRAM traffic", traffic.text(point.dram_bytes), "per inference"),
         ("weights", size.text(point.weight_bytes), "stored"),
-        ("MACs", scale_for([point.macs], "MAC").text(point.macs), ""),
-        ("utilization", percent(point.utilization), "of the PE array"),
+        ("utilization", percent(point.utilization), f"{macs.text(point.macs)} MACs"),
     ]
     cells = "".join(
         f"<div><dt>{name}</dt><dd>{escape(value)}<small>{escape(extra)}</small></dd></div>"
@@ -208,22 +204,28 @@ def _link(run: Run, name: str, path: str) -> str:
 
 
 def _tables(point: Point) -> str:
-    """The accelerator's parameters as a list, those of the plan as one row per group of layers."""
+    """The accelerator's parameters as a list, those of the plan as one row per layer or stage."""
     groups = grouped(point.design)
-    hardware = groups.pop(HARDWARE, {})
+    hardware = {
+        f"{group}.{name}".rstrip("."): value
+        for group, parameters in groups.items()
+        if group not in PLAN
+        for name, value in parameters.items()
+    }
     rows = "".join(f'<tr><th scope="row">{escape(n)}</th><td>{escape(v)}</td></tr>' for n, v in hardware.items())
     first = f"<table><caption>Accelerator</caption><tbody>{rows}</tbody></table>" if hardware else ""
-    return first + (_plan_table(groups) if groups else "")
+    plan = {kind: groups[kind] for kind in PLAN if kind in groups}
+    return first + (_plan_table(plan) if plan else "")
 
 
-def _plan_table(groups: Mapping[str, Mapping[str, str]]) -> str:
-    columns = list(dict.fromkeys(name for parameters in groups.values() for name in parameters))
-    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in columns)
+def _plan_table(plan: Mapping[str, Mapping[str, str]]) -> str:
+    layers = list(dict.fromkeys(layer for parameters in plan.values() for layer in parameters))
+    head = "".join(f'<th scope="col">{escape(kind)}</th>' for kind in plan)
     rows = "".join(
-        f'<tr><th scope="row">{escape(group)}</th>'
-        + "".join(f"<td>{escape(parameters.get(name, ''))}</td>" for name in columns)
+        f'<tr><th scope="row">{escape(layer)}</th>'
+        + "".join(f"<td>{escape(parameters.get(layer, ''))}</td>" for parameters in plan.values())
         + "</tr>"
-        for group, parameters in groups.items()
+        for layer in layers
     )
     return (
         f'<table><caption>Pruning plan</caption><thead><tr><th scope="col">layers</th>{head}</tr></thead>'
@@ -244,6 +246,8 @@ def footnotes(run: Run, axes: Axes) -> str:
         "retraining two neighbours may change places. The dotted steps join the best designs of one projection alone.",
         *run.front.notes,
     ]
+    if unscored := sum(trial.state == "infeasible" and trial.objectives is None for trial in run.trials):
+        notes.append(f"{unscored} infeasible trials were not scored, so the charts do not show them.")
     if run.front.reference:
         notes.append(
             f"Hypervolume: the volume of objective space that the front beats, measured from {_reference(run, axes)}."

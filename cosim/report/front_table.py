@@ -79,7 +79,7 @@ def _row(point: Point, columns: list[Column], largest: Mapping[str, float]) -> s
     plan = escape(point.plan_summary)
     return (
         f'<tr data-point="{name}"><th scope="row" data-value="{name}"><button type="button">{name}</button></th>{cells}'
-        f'<td data-value="{plan}">{plan}</td></tr>'
+        f'<td data-value="{plan}"><div class="clamp" title="{plan}">{plan}</div></td></tr>'
     )
 
 

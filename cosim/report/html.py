@@ -23,7 +23,7 @@ Axes = Mapping[Quantity, Axis]
 def page(run: Run) -> str:
     """The whole page. The same run gives the same text."""
     axes = axes_of(run)
-    front = run.front
+    front, layers = run.front, layer_charts(run.front.points)
     parts = {
         "title": escape(f"{front.name}: Pareto front"),
         "css": _asset("report.css"),
@@ -35,12 +35,12 @@ def page(run: Run) -> str:
         "chooser": fragments.chooser(run, axes),
         "legend": fragments.legend(run),
         "projections": _charts(run, axes),
-        "design_section": _design_section(run, axes),
+        "design_section": _design_section(run, axes, layers),
         "table": front_table(front.points, axes),
         "search": escape(sentences.search_gain(run)),
         "hypervolume": _hypervolume(run),
         "footnotes": fragments.footnotes(run, axes),
-        "data": embedded_json(_data(run, axes)),
+        "data": embedded_json(_data(run, axes, layers)),
         "plotly": get_plotlyjs(),
         "script": _asset("report.js"),
     }
@@ -57,7 +57,7 @@ def _asset(name: str) -> str:
     return files("cosim.report").joinpath(name).read_text(encoding="utf-8")
 
 
-def _data(run: Run, axes: Axes) -> dict[str, Any]:
+def _data(run: Run, axes: Axes, layers: dict[str, Any]) -> dict[str, Any]:
     """What the page's script draws."""
     charts = {chart_name(pair): figures.projection(run, axes, pair) for pair in figures.PAIRS}
     charts["space"] = figures.space(run, axes)
@@ -67,7 +67,7 @@ def _data(run: Run, axes: Axes) -> dict[str, Any]:
     return {
         "charts": charts,
         "texts": figures.hover_texts(run, axes),
-        "layers": layer_charts(points),
+        "layers": layers,
         "order": [point.id for point in points],
         "chosen": chosen.id if (chosen := _first_shown(run)) is not None else None,
     }
@@ -103,23 +103,24 @@ def _caption(run: Run, x: Axis, y: Axis) -> str:
     return f"Upper left is better.{hidden}"
 
 
-def _design_section(run: Run, axes: Axes) -> str:
+def _design_section(run: Run, axes: Axes, layers: dict[str, Any]) -> str:
     if not run.front.points:
         return ""
     switch = (
-        '<p class="needs-script"><label><input type="checkbox" id="same-scale" checked> '
-        "same scale for every design</label></p>"
+        '<p class="needs-script"><label><input type="checkbox" id="same-scale"> same scale for every design</label></p>'
     )
+    texts = {
+        "energy": ("Energy by layer", "Stacked by component; a memory has the same hue in both charts."),
+        "latency": ("Latency by layer", "Computing, and waiting by cause."),
+    }
     charts = "".join(
-        fragments.figure(f"layers-{name}", title, text, "layers")
-        for name, title, text in (
-            ("energy", "Energy by layer", "Stacked by component; a memory has the same colour in both charts."),
-            ("latency", "Latency by layer", "Computing, and waiting by cause."),
-        )
+        fragments.figure(f"layers-{name}", *text, kind="layers", keys=layers[name]["keys"])
+        for name, text in texts.items()
     )
     return (
         '<section aria-labelledby="design-heading"><h2 id="design-heading">The chosen design</h2>'
-        f'{fragments.designs(run, axes)}{switch}<div class="grid needs-script">{charts}</div>{fragments.parameters(run)}</section>'
+        f'{fragments.designs(run, axes)}{switch}<div class="grid needs-script">{charts}</div>'
+        f"{fragments.parameters(run)}</section>"
     )
 
 

@@ -58,7 +58,8 @@ def layer_charts(points: tuple[Point, ...]) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``{"energy" | "latency": {"traces": {point id: traces}, "layout": …, "widest": largest layer total, "parts": their number}}``
+        "energy" and "latency": {"traces": {point id: traces}, "layout", "widest": largest layer total in the unit
+        shown, "keys": [(name, colour), …]}
     """
     milliseconds = [layer.latency_cycles * _ms_per_cycle(point) for point in points for layer in point.layers]
     energies = [sum(layer.energy_pj.values()) for point in points for layer in point.layers]
@@ -88,15 +89,6 @@ def _chart(
     layout = base_layout() | {
         "barmode": "stack",
         "bargap": 0.28,
-        "showlegend": True,
-        "legend": {
-            "orientation": "h",
-            "x": 0,
-            "y": 0,
-            "yref": "container",
-            "yanchor": "bottom",
-            "traceorder": "normal",
-        },
         "xaxis": {"title": {"text": f"{title} ({scale.unit})"}, "gridcolor": "#e6eaee", "zeroline": False},
         "yaxis": {"autorange": "reversed", "automargin": True, "ticksuffix": " ", "type": "category"},
     }
@@ -104,7 +96,12 @@ def _chart(
         point.id: [_bars(point, name, parts, factor[point.id], scale.unit, colours[name]) for name in names]
         for point in points
     }
-    return {"traces": traces, "layout": layout, "widest": max(widest, default=0.0), "parts": len(names)}
+    return {"traces": traces, "layout": layout, "widest": max(widest, default=0.0), "keys": _keys(names, parts)}
+
+
+def _keys(names: list[str], parts: Callable[[Layer], Parts]) -> list[tuple[str, str]]:
+    colours = palette.colours_of(names)
+    return [(_legend_name(name, parts), colours[name]) for name in names]
 
 
 def _bars(
@@ -118,8 +115,8 @@ def _bars(
     return {
         "type": "bar",
         "orientation": "h",
-        "name": escape(_legend_name(name, parts)),
-        "y": [escape(layer.name) for layer in point.layers],
+        "name": escape(_legend_name(name, parts), quote=False),
+        "y": [escape(layer.name, quote=False) for layer in point.layers],
         "x": [value * factor for value in stored],
         "customdata": detail,
         "hovertemplate": "<b>%{y}</b>: %{fullData.name} %{x:.3g} " + unit + " (%{customdata})<extra></extra>",

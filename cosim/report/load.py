@@ -133,6 +133,8 @@ class Point(Measured):
     weights: RelativePath | None = None
     layers: tuple[Layer, ...] = ()
     notices: tuple[str, ...] = ()
+    errors: tuple[str, ...] = ()
+    """Of seeds that could not be trained."""
 
 
 class Front(_Frozen):
@@ -175,9 +177,18 @@ class Trial(_Frozen):
     number: Annotated[int, Field(ge=0)]
     state: State
     params: dict[str, Scalar] = {}
-    objectives: tuple[float, ...] | None = None
-    violations: tuple[float, ...] | None = None
+    objectives: tuple[float, ...] | None
+    """None where nothing was scored."""
     error: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _lift_evaluation(cls, data: Any) -> Any:
+        """Take the objectives out of "evaluation", where a search keeps them."""
+        if not isinstance(data, dict) or "objectives" in data or "evaluation" not in data:
+            return data
+        evaluation = data["evaluation"]
+        return {**data, "objectives": evaluation.get("objectives") if isinstance(evaluation, dict) else evaluation}
 
 
 @dataclass(frozen=True)
@@ -192,9 +203,14 @@ class Run:
         """The trials in this state that have objectives, by number."""
         return tuple(trial for trial in self.trials if trial.state == state and trial.objectives is not None)
 
+    @property
+    def tested(self) -> bool:
+        """Whether any point of the front has a test accuracy."""
+        return any(point.test_mean is not None for point in self.front.points)
+
 
 def load_run(folder: Path) -> Run:
-    """Read and check front.json and trials.json of a run directory.
+    """Read and check front.json and trials.json of a run directory; points by falling accuracy, tested where it is.
 
     Raises
     ------
@@ -209,7 +225,8 @@ def load_run(folder: Path) -> Run:
                 f"{folder / 'trials.json'}: [{index}].objectives has {len(trial.objectives)} values, front.json names "
                 f"{len(front.objectives)} objectives; the two files are not of one run: {REMEDY}"
             )
-    return Run(folder, front, trials)
+    ordered = sorted(front.points, key=lambda point: -(point.accuracy or 0.0))
+    return Run(folder, front.model_copy(update={"points": tuple(ordered)}), trials)
 
 
 def _read(path: Path, validate: Callable[[Any], Value]) -> Value:

@@ -68,10 +68,10 @@ def _front(panel: Panel, run: Run, x: Axis, y: Axis) -> None:
     steps_x, steps_y = zip(*staircase(places), strict=True)
     panel.step(steps_x, steps_y, where="post", color=palette.ACCENT, linewidth=1, linestyle=":", zorder=2)
     spread = [y.scale.factor * (point.test_sd or 0.0) for point in points]
-    label = "front (test accuracy, mean ± sd)" if any(p.test_mean is not None for p in points) else "front (validation)"
+    label = "front (test accuracy, mean ± sd)" if run.tested else "front (validation)"
     xs, ys = zip(*places, strict=True)
     panel.errorbar(
-        xs, ys, yerr=spread, fmt="o", color=palette.ACCENT, markersize=6, markeredgecolor="white", elinewidth=1.4,
+        xs, ys, yerr=spread, fmt="o", color=palette.ACCENT, markersize=7, markeredgecolor="white", elinewidth=1.4,
         capsize=3, zorder=4, label=label,
     )  # fmt: skip
 

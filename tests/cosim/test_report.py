@@ -1,6 +1,5 @@
 """The report shows what the run directory says: every number, no network, no foreign markup."""
 
-import copy
 import json
 import re
 import subprocess
@@ -22,134 +21,7 @@ from cosim.report.layers import cycle_parts
 from cosim.report.load import Layer, load_run
 from cosim.report.sentences import leanest_near_dense
 from cosim.report.units import digits, scale_for
-
-LAYERS = (
-    "stem.conv",
-    *(f"stage{s}.{name}" for s in (1, 2, 3) for name in ("conv1", "conv2", "shortcut")),
-    "head.linear",
-)
-MEMORIES = ("dram", "input_buffer", "weight_buffer", "output_buffer")
-CLOCK_MHZ = 500
-DENSE_PJ = 31e6
-
-
-def synthetic_run(seed: int = 0, trials: int = 220, limit: int = 20) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """front.json and trials.json of a search that never ran: 25 parameters, 10 layers, accuracy bought with energy."""
-    rng = np.random.default_rng(seed)
-    records = [_trial(number, rng) for number in range(trials)]
-    front = _front(records, limit, rng)
-    counts = {
-        state: sum(r["state"] == state for r in records) for state in ("complete", "duplicate", "infeasible", "crashed")
-    }
-    own = np.maximum.accumulate(1.32 - np.exp(-np.arange(trials) / 55) + rng.normal(0, 0.01, trials))
-    random = np.maximum.accumulate(1.19 - np.exp(-np.arange(trials) / 70) + rng.normal(0, 0.01, trials))
-    data = {
-        "version": 1, "name": "digits", "network": "digits_resnet", "dataset": "digits", "sampler": "nsga2",
-        "seed": seed, "counts": counts,
-        "objectives": [
-            {"name": "accuracy", "direction": "maximize", "unit": ""},
-            {"name": "energy_pj", "direction": "minimize", "unit": "pJ"},
-            {"name": "latency_ms", "direction": "minimize", "unit": "ms"},
-        ],
-        "constraints": [{"name": "area_mm2", "limit": 0.8, "unit": "mm2"}],
-        "reference": [0.1, 6e7, 5.0],
-        "hypervolume": {"nsga2": own.tolist(), "random": random.tolist()},
-        "dense": {
-            "validation_accuracy": 0.978, "test_accuracy_mean": 0.971, "test_accuracy_sd": 0.004,
-            "energy_pj": DENSE_PJ, "latency_ms": 0.93, "accelerator": "edge_ws_16x16",
-        },
-        "points": front,
-        "notes": ["Energies leave out the host, the clock tree and the input/output pads."],
-    }  # fmt: skip
-    return data, records
-
-
-def _trial(number: int, rng: np.random.Generator) -> dict[str, Any]:
-    keep = float(rng.beta(1.3, 1.2)) if number < 60 else float(rng.beta(1.0, 1.0))
-    rows, columns = int(rng.choice([4, 8, 16, 32])), int(rng.choice([4, 8, 16, 32]))
-    bits = int(rng.choice([4, 8]))
-    size = 0.06 + 0.94 * keep
-    energy = DENSE_PJ * size * (0.45 + 0.55 * bits / 8) * float(rng.lognormal(-0.1, 0.28))
-    latency = 0.9 * size * (256 / (rows * columns)) ** 0.45 * float(rng.lognormal(0, 0.2))
-    accuracy = 0.98 - 0.5 * np.exp(-size * 7.5) - (0.012 if bits == 4 else 0) - abs(float(rng.normal(0, 0.02)))
-    states = ["complete", "duplicate", "infeasible", "crashed"]
-    state = str(rng.choice(states, p=[0.85, 0.05, 0.08, 0.02]))
-    params: dict[str, Any] = {
-        "array_rows": rows, "array_cols": columns, "dataflow": str(rng.choice(["ws", "os"])),
-        "input_buffer_kib": int(rng.choice([8, 16, 32])), "weight_buffer_kib": int(rng.choice([8, 16, 32])),
-        "output_buffer_kib": int(rng.choice([8, 16])), "dram_bytes_per_cycle": int(rng.choice([4, 8, 16])),
-        "clock_mhz": CLOCK_MHZ, "sparse_skip": bool(rng.integers(2)), "banks": int(rng.choice([2, 4, 8])),
-    }  # fmt: skip
-    for stage in range(1, 6):
-        params |= {
-            f"block{stage}.granularity": str(rng.choice(["dense", "filter", "kernel", "weight"])),
-            f"block{stage}.keep": round(keep * float(rng.uniform(0.7, 1.0)), 3),
-            f"block{stage}.weight_bits": bits,
-        }
-    crash = f"Traceback (most recent call last):\n  line 7\nNoMappingError: buffer too small: {rows} rows"
-    return {
-        "number": number, "state": state, "params": params,
-        "objectives": None if state == "crashed" else [float(np.clip(accuracy, 0.1, 1)), energy, latency],
-        "violations": [0.11 if state == "infeasible" else -0.2], "info": {},
-        "error": crash if state == "crashed" else None, "seconds": 0.4,
-    }  # fmt: skip
-
-
-def _front(records: list[dict[str, Any]], limit: int, rng: np.random.Generator) -> list[dict[str, Any]]:
-    complete = [record for record in records if record["state"] == "complete"]
-    values = np.array([record["objectives"] for record in complete]) * (-1, 1, 1)
-    beaten = [bool(((values <= v).all(1) & (values < v).any(1)).any()) for v in values]
-    kept = [record for record, lost in zip(complete, beaten, strict=True) if not lost]
-    points = [_point(record, rng) for record in kept[:limit]]
-    points.sort(key=lambda point: -point["test_accuracy_mean"])
-    return [point | _named(index) for index, point in enumerate(points)]
-
-
-def _named(index: int) -> dict[str, str]:
-    name = f"p{index:02d}"
-    return {
-        "id": name, "plan": f"plans/{name}.json", "accelerator": f"accelerators/{name}.yaml",
-        "weights": f"weights/{name}.safetensors",
-    }  # fmt: skip
-
-
-def _point(record: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
-    accuracy, energy, latency = record["objectives"]
-    seeds = np.clip(accuracy - 0.008 + rng.normal(0, 0.006, 5), 0, 1)
-    cycles = max(1000, int(latency * 1000 * CLOCK_MHZ))
-    return {
-        "trial": record["number"], "validation_accuracy": accuracy, "test_accuracy": seeds.tolist(),
-        "test_accuracy_mean": float(seeds.mean()), "test_accuracy_sd": float(seeds.std(ddof=1)),
-        "energy_pj": energy, "latency_cycles": cycles, "latency_ms": cycles / (1000 * CLOCK_MHZ),
-        "area_mm2": float(rng.uniform(0.2, 0.79)), "dram_bytes": int(energy / 90), "macs": int(energy / 4),
-        "weight_bytes": int(energy / 400), "utilization": float(rng.uniform(0.2, 0.9)), "design": record["params"],
-        "plan_summary": "stage1: filter 12/16; stage2: kernel 4/8, 4 bit; stage3: weight 2/4, 4 bit; head: dense",
-        "layers": _layers(energy, cycles, rng), "notices": ["stage2.conv1: kernel masks are gated, not skipped."],
-    }  # fmt: skip
-
-
-def _layers(energy: float, cycles: int, rng: np.random.Generator) -> list[dict[str, Any]]:
-    components = [
-        "mac",
-        "register",
-        "leakage",
-        "metadata",
-        *(f"{m}.{way}" for m in MEMORIES for way in ("read", "write")),
-    ]
-    weights = {name: 4.0 if name.startswith("dram") else 1.0 for name in components}
-    shares = rng.dirichlet(np.full(len(LAYERS), 4.0))
-    layers = []
-    for name, share in zip(LAYERS, shares, strict=True):
-        parts = rng.dirichlet([3 * weights[c] for c in components])
-        total = int(cycles * share)
-        waits = (total * rng.dirichlet([1, 4, 1, 1]) * 0.4).astype(int).tolist()
-        stalls = dict(zip(("dram_fill", "dram_bandwidth", "buffer_bandwidth", "dram_drain"), waits, strict=True))
-        energies = (energy * share * parts).tolist()
-        layers.append({
-            "name": name, "latency_cycles": total, "compute_cycles": total - sum(waits), "stall_cycles": stalls,
-            "energy_pj": dict(zip(components, energies, strict=True)), "utilization": 0.5,
-        })  # fmt: skip
-    return layers
+from tests.cosim.synthetic_run import CLOCK_MHZ, DENSE_PJ, synthetic_run
 
 
 def written(folder: Path, front: Any, trials: Any) -> Path:
@@ -163,3 +35,391 @@ def written(folder: Path, front: Any, trials: Any) -> Path:
                 (folder / name).parent.mkdir(exist_ok=True)
                 (folder / name).write_text("{}", encoding="utf-8")
     return folder
+
+
+class Page(HTMLParser):
+    """What a browser would make of the page: resources, links, ids, text and the embedded data."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.resources: list[str] = []
+        self.links: list[str] = []
+        self.scripts: list[str] = []
+        self.text = ""
+        self._inside: list[str] = []
+        self.feed(text)
+        embedded = re.search(r'<script type="application/json" id="report-data">(.*?)</script>', text, re.DOTALL)
+        assert embedded is not None
+        self.data = json.loads(embedded[1])
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = dict(attrs)
+        self.tags.append((tag, found))
+        self._inside.append(tag)
+        urls = [value for name, value in attrs if name in ("src", "href", "srcset", "data", "poster") and value]
+        (self.links if tag == "a" else self.resources).extend(urls)
+
+    def handle_endtag(self, tag: str) -> None:
+        while self._inside and self._inside.pop() != tag:
+            pass
+
+    def handle_data(self, data: str) -> None:
+        if "script" in self._inside:
+            self.scripts.append(data)
+        elif "style" not in self._inside:
+            self.text += data
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = written(tmp_path_factory.mktemp("runs") / "digits", *synthetic_run())
+    assert write_report(folder) == folder / "report.html"
+    return folder
+
+
+@pytest.fixture(scope="module")
+def opened(folder: Path) -> Page:
+    return Page((folder / "report.html").read_text(encoding="utf-8"))
+
+
+def smaller(**changes: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """A run of 30 trials, with fields of front.json replaced; None removes one."""
+    front, trials = synthetic_run(trials=30, limit=4)
+    for name, value in changes.items():
+        front.pop(name) if value is None else front.update({name: value})
+    return front, trials
+
+
+def test_page_fetches_nothing_and_forbids_fetching(folder: Path, opened: Page) -> None:
+    assert opened.resources == ["data:,"]
+    assert not [tag for tag, _ in opened.tags if tag in ("img", "iframe", "object", "embed", "base", "form")]
+    style = re.search(r"<style>(.*?)</style>", (folder / "report.html").read_text(encoding="utf-8"), re.DOTALL)
+    assert style is not None
+    assert "url(" not in style[1]
+    assert "@import" not in style[1]
+    policy = next(a["content"] for tag, a in opened.tags if a.get("http-equiv") == "Content-Security-Policy")
+    assert policy is not None
+    assert policy.startswith("default-src 'none'")
+    assert "http" not in policy
+
+
+def test_plotly_is_in_the_page_once(opened: Page) -> None:
+    assert sum("plotly.js v" in script[:500] for script in opened.scripts) == 1
+    assert (sum(len(script) for script in opened.scripts)) < 8_000_000
+
+
+def test_every_point_is_in_every_chart_the_table_and_the_choice(opened: Page) -> None:
+    points = synthetic_run()[0]["points"]
+    ids = [point["id"] for point in points]
+    assert len(ids) == 20
+    for name in ("accuracy-energy", "accuracy-latency", "energy-latency", "space"):
+        front = next(t for t in opened.data["charts"][name]["data"] if t["meta"]["role"] == "front")
+        assert front["customdata"] == ids
+    assert [a["data-point"] for tag, a in opened.tags if tag == "tr" and "data-point" in a] == ids
+    assert [a["value"] for tag, a in opened.tags if tag == "option"] == ids
+    assert opened.data["order"] == ids
+
+
+def test_numbers_in_the_charts_are_those_of_the_run(opened: Page) -> None:
+    front, trials = synthetic_run()
+    chart = opened.data["charts"]["accuracy-energy"]
+    drawn = {trace["meta"]["role"]: trace for trace in chart["data"]}
+    assert drawn["front"]["x"] == pytest.approx([point["energy_pj"] / 1e6 for point in front["points"]])
+    assert drawn["front"]["y"] == pytest.approx([100 * point["test_accuracy_mean"] for point in front["points"]])
+    spread = [100 * point["test_accuracy_sd"] for point in front["points"]]
+    assert drawn["front"]["error_y"]["array"] == pytest.approx(spread)
+    seen = [100 * point["validation_accuracy"] for point in front["points"]]
+    assert drawn["validation"]["y"] == pytest.approx(seen)
+    complete = [trial["evaluation"]["objectives"] for trial in trials if trial["state"] == "complete"]
+    assert drawn["trials"]["y"] == pytest.approx([100 * values[0] for values in complete])
+    assert len(drawn["infeasible"]["x"]) == front["counts"]["infeasible"]
+    assert drawn["dense"]["x"] == pytest.approx([DENSE_PJ / 1e6])
+    assert chart["layout"]["xaxis"]["title"]["text"] == "energy (µJ)"
+
+
+def test_table_sorts_by_exact_values_and_shows_rounded_ones(opened: Page) -> None:
+    point = synthetic_run()[0]["points"][0]
+    values = [a["data-value"] for tag, a in opened.tags if tag in ("td", "th") and "data-value" in a]
+    assert values[0] == point["id"]
+    assert float(values[1] or 0) == point["test_accuracy_mean"]
+    expected = f"{100 * point['test_accuracy_mean']:.1f} ± {100 * point['test_accuracy_sd']:.1f} %"
+    assert expected in opened.text
+    assert f"{digits(point['energy_pj'] / 1e6)} µJ" in opened.text
+
+
+def test_layers_of_a_point_add_up_to_its_energy_and_latency(opened: Page) -> None:
+    for point in synthetic_run()[0]["points"]:
+        energy = sum(sum(trace["x"]) for trace in opened.data["layers"]["energy"]["traces"][point["id"]])
+        latency = sum(sum(trace["x"]) for trace in opened.data["layers"]["latency"]["traces"][point["id"]])
+        assert energy == pytest.approx(point["energy_pj"] / 1e6)
+        cycles = sum(layer["latency_cycles"] for layer in point["layers"])
+        assert latency == pytest.approx(1000 * cycles / (1000 * CLOCK_MHZ))
+
+
+def test_component_has_one_colour_for_all_points(opened: Page) -> None:
+    for chart in opened.data["layers"].values():
+        looks = {tuple((t["name"], t["marker"]["color"]) for t in traces) for traces in chart["traces"].values()}
+        assert len(looks) == 1
+        colours = [colour for _, colour in looks.pop()]
+        assert len(set(colours)) == len(colours)
+
+
+def test_cycles_that_no_cause_explains_are_shown() -> None:
+    layer = Layer(name="a", latency_cycles=10, compute_cycles=6, stall_cycles={"dram_fill": 3}, energy_pj={})
+    assert cycle_parts(layer) == {"compute": 6, "dram_fill": 3, "unattributed": 1}
+
+
+def test_links_are_relative_and_lead_to_files_of_the_run(folder: Path, opened: Page) -> None:
+    files = [link for link in opened.links if not link.startswith("#")]
+    assert len(files) == 3 * 20
+    assert all(link.startswith("./") and (folder / link).is_file() for link in files)
+
+
+def test_missing_file_of_a_point_is_named_but_not_linked(tmp_path: Path) -> None:
+    folder = written(tmp_path, *smaller())
+    (folder / "plans" / "p00.json").unlink()
+    text = page(load_run(folder))
+    assert "plans/p00.json (not in the run directory)" in text
+    assert "./plans/p00.json" not in text
+
+
+def test_headline_and_dense_comparison_are_computed(folder: Path, opened: Page) -> None:
+    run = load_run(folder)
+    best, lean = run.front.points[0], min(run.front.points, key=lambda point: point.energy_pj)
+    headline = re.search(r"From .* from end to end\.", opened.text)
+    assert headline is not None
+    for point in (best, lean):
+        assert f"{100 * (point.test_mean or 0):.1f}" in headline[0]
+        assert f"{digits(point.energy_pj / 1e6)} µJ" in headline[0]
+    near = leanest_near_dense(run)
+    assert near is not None
+    assert (near.test_mean or 0) >= 0.971 - 0.01
+    assert f"within 1 percentage point of it is {near.id}" in opened.text
+    assert opened.data["chosen"] == near.id
+
+
+def test_gain_over_random_search_is_computed_from_the_curves(tmp_path: Path) -> None:
+    curves = {"nsga2": [0.1, 0.5, 0.9], "random": [0.2, 0.4, 0.5]}
+    text = page(load_run(written(tmp_path, *smaller(hypervolume=curves))))
+    assert "After 3 trials nsga2 covers 80.0 % more hypervolume than random search" in text
+    assert "at trial 2" in text
+
+
+def test_crashes_are_counted_and_their_errors_shown(opened: Page) -> None:
+    front = synthetic_run()[0]
+    assert f"Errors of crashed trials ({front['counts']['crashed']})" in opened.text
+    assert "NoMappingError: buffer too small" in opened.text
+
+
+def test_png_shows_the_front(folder: Path, tmp_path: Path) -> None:
+    image = imread(folder / "front.png")
+    assert image.shape[1] >= 1200
+    accent = np.abs(image[:, :, :3] - np.array([0x0B, 0x5F, 0xA5]) / 255).max(axis=2) < 0.02
+    assert accent.sum() > 1000
+    empty = written(tmp_path, *smaller(points=[], hypervolume={}))
+    write_report(empty)
+    without = imread(empty / "front.png")
+    assert (np.abs(without[:, :, :3] - np.array([0x0B, 0x5F, 0xA5]) / 255).max(axis=2) < 0.02).sum() == 0
+
+
+def test_same_run_gives_the_same_files_and_leaves_no_others(tmp_path: Path) -> None:
+    folder = written(tmp_path, *smaller())
+    write_report(folder)
+    first = [(folder / name).read_bytes() for name in ("report.html", "front.png")]
+    before = sorted(path.name for path in folder.iterdir())
+    write_report(folder)
+    assert [(folder / name).read_bytes() for name in ("report.html", "front.png")] == first
+    assert sorted(path.name for path in folder.iterdir()) == before
+
+
+def test_one_bare_point_is_enough(tmp_path: Path) -> None:
+    front, trials = smaller(dense=None, notes=None, reference=None, constraints=None, hypervolume=None)
+    needed = ("id", "trial", "validation_accuracy", "energy_pj", "latency_cycles", "latency_ms", "design")
+    front["points"] = [{name: front["points"][0][name] for name in needed}]
+    text = Page(write_report(written(tmp_path, front, trials)).read_text(encoding="utf-8"))
+    assert "(validation)" in text.text
+    assert "hypervolume" not in text.data["charts"]
+    assert text.data["chosen"] == "p00"
+
+
+def test_search_without_a_feasible_design_still_gets_its_report(tmp_path: Path) -> None:
+    front, trials = smaller(points=[])
+    crashed = [trial | {"state": "crashed", "evaluation": None, "error": "boom"} for trial in trials]
+    text = Page(write_report(written(tmp_path, front, crashed)).read_text(encoding="utf-8")).text
+    assert "No feasible design was found" in text
+    assert "boom" in text
+
+
+HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'&{{data}}"
+
+
+def test_hostile_texts_stay_text(tmp_path: Path) -> None:
+    front, trials = smaller(name=HOSTILE, network=HOSTILE, sampler=HOSTILE, notes=[HOSTILE])
+    front["hypervolume"] = {HOSTILE: [0.1, 0.2]}
+    point = front["points"][0]
+    point |= {"id": HOSTILE, "plan_summary": HOSTILE, "notices": [HOSTILE]}
+    point["design"] = {HOSTILE: HOSTILE, f"a.{HOSTILE}": HOSTILE, f"keep.{HOSTILE}": HOSTILE}
+    point["layers"][0] |= {"name": HOSTILE, "energy_pj": {HOSTILE: 1.0}, "stall_cycles": {HOSTILE: 1}}
+    trials[0] |= {"state": "crashed", "evaluation": None, "error": HOSTILE}
+    complete = next(trial for trial in trials if trial["state"] == "complete")
+    complete["params"] = {HOSTILE: HOSTILE}
+    plain, hostile = (
+        page(load_run(written(tmp_path / "a", *smaller()))),
+        page(load_run(written(tmp_path / "b", front, trials))),
+    )
+    read = Page(hostile)
+    assert not [tag for tag, _ in read.tags if tag == "img"]
+    assert hostile.count("<script") == plain.count("<script")
+    assert not [name for _, attributes in read.tags for name in attributes if name.startswith("on")]
+    assert HOSTILE in read.text
+    hovers = [text for texts in read.data["texts"].values() for text in texts]
+    names = [trace["name"] for chart in read.data["layers"].values() for ts in chart["traces"].values() for trace in ts]
+    assert not [text for text in [*hovers, *names] if "<img" in text or "<script" in text]
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", "../secret.json"])
+def test_link_out_of_the_run_directory_is_refused(tmp_path: Path, path: str) -> None:
+    front, trials = smaller()
+    front["points"][1]["plan"] = path
+    with pytest.raises(ConfigError, match=r"front\.json: points\[1\]\.plan: .*leads out of the run directory"):
+        write_report(written(tmp_path, front, trials))
+
+
+def test_scheme_in_a_link_is_only_a_file_name(tmp_path: Path) -> None:
+    front, trials = smaller()
+    front["points"][0]["plan"] = "javascript:alert(1)"
+    folder = written(tmp_path, front, trials)
+    assert not [link for link in Page(page(load_run(folder))).links if link.startswith("javascript")]
+
+
+@pytest.mark.parametrize("name", ["front.json", "trials.json"])
+def test_missing_and_broken_files_are_named(tmp_path: Path, name: str) -> None:
+    folder = written(tmp_path, *smaller())
+    (folder / name).write_text('{"version": 1,', encoding="utf-8")
+    with pytest.raises(ConfigError, match=rf"{re.escape(name)}: is not JSON .*cosim search"):
+        write_report(folder)
+    (folder / name).unlink()
+    with pytest.raises(ConfigError, match=rf"{re.escape(name)}: no such file; pass the directory that `cosim search`"):
+        write_report(folder)
+    assert not (folder / "report.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda front: front.update(version=2), r"version: Input should be 1 \(it is 2\)"),
+        (lambda front: front["points"][2].pop("energy_pj"), r"points\[2\]\.energy_pj: Field required"),
+        (lambda front: front["points"][0].update(energy_pj=-1.0), r"points\[0\]\.energy_pj: .*\(it is -1\.0\)"),
+        (lambda front: front["points"][0].update(validation_accuracy=97.0), r"points\[0\]\.validation_accuracy: "),
+        (
+            lambda front: front["points"][0].update(test_accuracy_mean=0.5),
+            r"points\[0\]: .*the mean of test_accuracy is",
+        ),
+        (lambda front: front["points"][0].update(latency_ms=float("nan")), "holds the number NaN"),
+        (lambda front: front["points"][1].update(id="p00"), "ids .* are not all different"),
+        (lambda front: front["objectives"][1].update(name="power"), "none named energy"),
+        (lambda front: front["objectives"].append({"name": "x", "direction": "minimize"}), r"\[0\]\.objectives has 3"),
+        (lambda front: front["counts"].update(lost=1), r"counts\.lost"),
+    ],
+)
+def test_broken_field_is_named_with_its_value_and_a_remedy(tmp_path: Path, change: Any, said: str) -> None:
+    front, trials = smaller()
+    change(front)
+    with pytest.raises(ConfigError, match=rf"{said}.*write the directory again with `cosim search`"):
+        write_report(written(tmp_path, front, trials))
+
+
+def test_latency_in_cycles_is_shown_in_time_if_one_clock_serves_all(tmp_path: Path) -> None:
+    front, trials = smaller()
+    front["objectives"][2] = {"name": "latency_cycles", "direction": "minimize", "unit": "cycles"}
+    for trial in trials:
+        if trial["evaluation"]:
+            trial["evaluation"]["objectives"][2] *= 1000 * CLOCK_MHZ
+    axis = axes_of(load_run(written(tmp_path / "one", front, trials)))["latency"]
+    assert axis.scale.unit in ("µs", "ms")
+    point = front["points"][0]
+    front["points"][0] = point | {"latency_ms": 2 * point["latency_ms"]}
+    assert "cycles" in axes_of(load_run(written(tmp_path / "two", front, trials)))["latency"].scale.unit
+
+
+def test_trials_with_their_objectives_outside_the_evaluation_read_the_same(tmp_path: Path) -> None:
+    front, trials = smaller()
+    flat = [trial | {"objectives": (trial["evaluation"] or {}).get("objectives")} for trial in trials]
+    for trial in flat:
+        del trial["evaluation"]
+    nested = load_run(written(tmp_path / "nested", front, trials))
+    assert load_run(written(tmp_path / "flat", front, flat)).trials == nested.trials
+    assert nested.scored("complete")
+
+
+def test_trial_without_objectives_and_evaluation_is_refused(tmp_path: Path) -> None:
+    front, trials = smaller()
+    del trials[3]["evaluation"]
+    with pytest.raises(ConfigError, match=r"trials\.json: \[3\]\.objectives: Field required"):
+        write_report(written(tmp_path, front, trials))
+
+
+def test_points_are_shown_by_falling_test_accuracy_and_failed_seeds_named(tmp_path: Path) -> None:
+    front, trials = smaller()
+    front["points"].reverse()
+    front["points"][0]["errors"] = ["TrainingError: loss is nan"]
+    text = Page(page(load_run(written(tmp_path, front, trials))))
+    assert text.data["order"] == ["p00", "p01", "p02", "p03"]
+    assert "A seed failed: TrainingError: loss is nan" in text.text
+
+
+def test_parameters_are_listed_for_the_accelerator_and_tabled_for_the_plan(tmp_path: Path) -> None:
+    front, trials = smaller()
+    sparsity = '{"action": "skip", "gather": 8}'
+    front["points"][0]["design"] = {
+        "memories.dram.banks": 7,
+        "weight_sparsity": sparsity,
+        "keep.a.b": 0.25,
+        "bits.s": 4,
+    }
+    text = page(load_run(written(tmp_path, front, trials)))
+    assert '<th scope="row">memories.dram.banks</th><td>7</td>' in text
+    assert '<th scope="row">weight_sparsity</th><td>action skip, gather 8</td>' in text
+    assert '<th scope="row">a.b</th><td>0.25</td><td></td>' in text
+    assert '<th scope="row">s</th><td></td><td>4</td>' in text
+
+
+def test_infeasible_trials_without_a_score_are_mentioned(tmp_path: Path) -> None:
+    front, trials = smaller()
+    trials[0] |= {"state": "infeasible", "evaluation": {"objectives": None, "violations": [1.0], "info": {}}}
+    assert "1 infeasible trials were not scored" in page(load_run(written(tmp_path, front, trials)))
+
+
+def test_staircase_keeps_what_nothing_cheaper_beats() -> None:
+    assert staircase([(3, 0.9), (1, 0.5), (2, 0.4), (2, 0.7), (3, 0.8)]) == [(1, 0.5), (2, 0.7), (3, 0.9)]
+
+
+@pytest.mark.parametrize(
+    ("values", "stored", "unit"),
+    [
+        ([3.1e6, 12e6], "pJ", "µJ"),
+        ([5e5, 8e5, 2.6e6], "pJ", "µJ"),
+        ([5e4, 8e5, 2.6e6], "pJ", "nJ"),
+        ([4.2e9], "pJ", "mJ"),
+        ([0.4], "ms", "µs"),
+        ([2048], "B", "KiB"),
+        ([], "pJ", "pJ"),
+    ],
+)
+def test_units_suit_the_values(values: list[float], stored: str, unit: str) -> None:
+    assert scale_for(values, stored).unit == unit
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(12.345, "12.3"), (0.0456, "0.0456"), (999.7, "1000"), (12345, "12\u202f345"), (1e9, "1.00e+09")],
+)
+def test_digits_are_three_and_significant(value: float, text: str) -> None:
+    assert digits(value) == text
+
+
+def test_report_loads_no_training_search_or_hardware_code() -> None:
+    code = "import cosim.report, sys; print({'torch', 'optuna', 'search', 'accel_models'} & set(sys.modules))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "set()"

@@ -1,0 +1,93 @@
+"""Mappings evaluated per second: cycles and energy of random mappings of a ResNet layer on three storage levels.
+
+    python benchmarks/mapping_speed.py [--rows 400000] [--threads 2]
+
+Prints one JSON row as `scripts/bench` does. Timed is `evaluate_mappings` with all its checks, after a first call that
+compiles or loads its kernel; making the table is not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import time
+from datetime import UTC, datetime
+
+import numpy as np
+
+from accel_models.mapping import DIMS, OPERANDS, LoopShape, StorageLevel
+from accel_models.mapping_cost import LevelPrices, MappingTable, evaluate_mappings
+
+LAYER = LoopShape(K=64, C=64, P=56, Q=56, R=3, S=3)
+"""conv2_x of ResNet-18."""
+
+LEVELS = (
+    StorageLevel(name="dram", holds=frozenset(OPERANDS)),
+    StorageLevel(name="glb", holds=frozenset(OPERANDS)),
+    StorageLevel(name="rf", holds=frozenset(OPERANDS)),
+)
+PRICES = tuple(
+    LevelPrices(read_pj=dict.fromkeys(OPERANDS, pj), write_pj=dict.fromkeys(OPERANDS, pj), bandwidth=words)
+    for pj, words in ((200.0, 8.0), (6.0, 64.0), (1.0, 8.0))
+)
+"""Relative energies of Eyeriss (ISCA'16, Table IV); no capacities: every mapping is scored in full."""
+
+
+def random_table(shape: LoopShape, levels: int, rows: int, seed: int) -> MappingTable:
+    """Every prime factor of every dimension at a random level, at the middle levels one in three spatial."""
+    rng = np.random.default_rng(seed)
+    factors = np.ones((2, rows, levels, 8), np.int32)
+    every = np.arange(rows)
+    for dim, name in enumerate(DIMS):
+        for prime in _primes(shape.extents[name]):
+            at = rng.integers(levels, size=rows)
+            spatial = ((at > 0) & (at < levels - 1) & (rng.random(rows) < 1 / 3)).astype(int)
+            factors[spatial, every, at, dim] *= prime
+    order = rng.permuted(np.broadcast_to(np.arange(8, dtype=np.int8), (rows, levels, 8)), axis=2)
+    return MappingTable(factors[0], factors[1], order)
+
+
+def measure(rows: int, threads: int, repeats: int = 5) -> float:
+    """Mappings a second, the best of some runs."""
+    table = random_table(LAYER, len(LEVELS), rows, seed=0)
+    evaluate_mappings(LAYER, LEVELS, table, PRICES, 1.0, threads)
+    best = float("inf")
+    for _ in range(repeats):
+        start = time.perf_counter()
+        evaluate_mappings(LAYER, LEVELS, table, PRICES, 1.0, threads)
+        best = min(best, time.perf_counter() - start)
+    return rows / best
+
+
+def _primes(n: int) -> list[int]:
+    primes, p = [], 2
+    while n > 1:
+        while n % p == 0:
+            primes.append(p)
+            n //= p
+        p += 1
+    return primes
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, default=400_000)
+    parser.add_argument("--threads", type=int, default=2)
+    options = parser.parse_args()
+    value = measure(options.rows, options.threads)
+    print(
+        json.dumps(
+            {
+                "name": "mapping_evaluations_per_s",
+                "value": value,
+                "unit": "mappings/s",
+                "machine": f"{platform.machine()}, {options.threads} threads",
+                "date": datetime.now(UTC).date().isoformat(),
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,188 @@
+"""The command line: `cosim COMMAND --help` says what each command takes, with an example.
+
+Exit codes: 0 done, 1 failed, 2 bad input (one line: what, where, what to do; `--debug` shows the traceback).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from accel_models.errors import AccelError
+
+app = typer.Typer(
+    help=__doc__.splitlines()[0].split(":")[0] + " of the co-design simulator and search.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+)
+console = Console(width=None if sys.stdout.isatty() else 120)
+errors = Console(stderr=True)
+
+JsonOption = Annotated[Path | None, typer.Option("--json", help="Also write what the screen shows, in full.")]
+OutOption = Annotated[Path | None, typer.Option("--out", help="Folder of the run; default runs/<name>.")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", help="key=value: change one field, e.g. pe_array.rows=32. Repeatable.")
+]
+
+
+@app.callback()
+def _root(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of bad input.")] = False,
+) -> None:
+    os.environ["COSIM_DEBUG"] = "1" if debug else ""
+
+
+@app.command()
+def search(
+    study: Annotated[Path, typer.Argument(help="Study file, e.g. examples/digits.yaml.")],
+    out: OutOption = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in the folder.")] = False,
+    workers: Annotated[int, typer.Option(min=1, help="Worker processes.")] = min(os.cpu_count() or 1, 8),
+    json_path: JsonOption = None,
+) -> None:
+    """Co-search accelerators and pruning plans: a Pareto front, with report, plans and weights.
+
+    Example: `cosim search examples/digits.yaml`
+    """
+    from cosim.commands.search import run_search_command
+
+    run_search_command(study, out, resume, workers, json_path, console)
+
+
+@app.command()
+def simulate(
+    accelerator: Annotated[str, typer.Option("-a", "--accelerator", help="Library name or YAML file.")],
+    workload: Annotated[
+        str, typer.Option("-w", "--workload", help="Network name, SCALE-Sim topology CSV, or workload JSON.")
+    ],
+    plan: Annotated[Path | None, typer.Option(help="Pruning plan to apply to a network.")] = None,
+    settings: SetOption = None,
+    json_path: JsonOption = None,
+) -> None:
+    """Cycles, energy and traffic of a network on an accelerator, layer by layer.
+
+    Example: `cosim simulate -a edge_os_16x16 -w digits_resnet --set pe_array.rows=32`
+    """
+    from cosim.commands.simulate import run_simulate_command
+
+    run_simulate_command(accelerator, workload, plan, settings or [], json_path, console)
+
+
+@app.command()
+def prune(
+    network: Annotated[str, typer.Option("-n", "--network", help="Network name or module:function.")],
+    dataset: Annotated[str, typer.Option("-d", "--dataset", help="Data set name.")],
+    plan: Annotated[Path | None, typer.Option(help="Plan to execute.")] = None,
+    keep: Annotated[
+        float | None, typer.Option(help="Share of the filters that stay, in (0, 1], in every group.")
+    ] = None,
+    criterion: Annotated[str, typer.Option(help="Ranks the filters.")] = "nuclear_norm",
+    epochs: Annotated[int, typer.Option(min=0, help="Fine-tuning epochs.")] = 2,
+    dense_epochs: Annotated[int, typer.Option(min=1, help="Epochs of the dense network.")] = 15,
+    lr: Annotated[float, typer.Option(help="Fine-tuning learning rate.")] = 0.05,
+    seed: Annotated[int, typer.Option(min=0, help="Data split, training and pruning.")] = 0,
+    weights: Annotated[
+        Path | None, typer.Option(help="Weights that belong to the plan: measure them, train nothing.")
+    ] = None,
+    accelerator: Annotated[str | None, typer.Option("-a", "--accelerator", help="Also price the result on it.")] = None,
+    out: OutOption = None,
+    json_path: JsonOption = None,
+) -> None:
+    """Prune a network: energy-aware filter removal and k-of-n masks, recalibrated and fine-tuned.
+
+    Example: `cosim prune -n digits_resnet -d digits --keep 0.5`
+
+    Measure a point of a front:
+    `cosim prune -n digits_resnet -d digits --plan runs/digits/plans/p00.json
+    --weights runs/digits/weights/p00.safetensors`
+    """
+    from cosim.commands.prune import PruneRequest, run_prune_command
+
+    request = PruneRequest(
+        network=network,
+        dataset=dataset,
+        plan=plan,
+        keep=keep,
+        criterion=criterion,
+        epochs=epochs,
+        dense_epochs=dense_epochs,
+        lr=lr,
+        seed=seed,
+        weights=weights,
+        accelerator=accelerator,
+        out=out,
+    )
+    run_prune_command(request, json_path, console)
+
+
+@app.command()
+def report(directory: Annotated[Path, typer.Argument(help="Folder of a run, e.g. runs/digits.")]) -> None:
+    """Write report.html and front.png of a run anew.
+
+    Example: `cosim report runs/digits`
+    """
+    from cosim.report import write_report
+
+    console.print(f"report: {write_report(directory)}")
+
+
+@app.command()
+def validate(
+    name: Annotated[str | None, typer.Argument(help="Reference set; all that are available by default.")] = None,
+    data: Annotated[Path | None, typer.Option(help="File or folder of the set's form.")] = None,
+    json_path: JsonOption = None,
+) -> None:
+    """Compare the model with reference results and print every error.
+
+    Example: `cosim validate scalesim --data ../shared/reference/scalesim`
+    """
+    from cosim.commands.validate import run_validate_command
+
+    run_validate_command(name, data, json_path, console)
+
+
+@app.command()
+def accelerators(
+    name: Annotated[str | None, typer.Argument(help="Show this one in full.")] = None,
+    json_path: JsonOption = None,
+) -> None:
+    """What ships, or a full card of one accelerator: every price with its source.
+
+    Example: `cosim accelerators edge_skip_16x16`
+    """
+    from cosim.commands.accelerators import run_accelerators_command
+
+    run_accelerators_command(name, json_path, console)
+
+
+def main() -> None:
+    """Run the command line; bad input ends with one line and exit code 2."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        errors.print("interrupted; what was finished is kept (continue a search with --resume)")
+        sys.exit(130)
+    except Exception as error:
+        if not _is_bad_input(error):
+            raise
+        if os.environ.get("COSIM_DEBUG"):
+            traceback.print_exc()
+        errors.print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(1 if type(error).__name__ == "TrainingError" else 2)
+
+
+def _is_bad_input(error: Exception) -> bool:
+    """Errors that the packages raise on purpose; those of torch-side packages only if they are loaded."""
+    kinds: list[Any] = [AccelError]
+    for module, name in (("cosim.errors", "CosimError"), ("search.errors", "SearchError")):
+        if module in sys.modules:
+            kinds.append(getattr(sys.modules[module], name))
+    return isinstance(error, tuple(kinds))
