@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from accel_models.errors import InvalidInputError, UnknownNameError
 
@@ -19,10 +19,22 @@ LIBRARY = Path(__file__).parent / "library"
 Operand = Literal["weight", "input", "output"]
 OPERANDS: tuple[Operand, ...] = ("weight", "input", "output")
 Dataflow = Literal["output_stationary", "weight_stationary", "input_stationary"]
-Count = Annotated[int, Field(ge=1, le=2**40)]
-Width = Annotated[int, Field(ge=1, le=64)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+def _no_bool(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("must be a number; YAML reads yes, no, on, off, true, false as a truth value")
+    return value
+
+
+_Integer = Annotated[int, BeforeValidator(_no_bool)]
+Capacity = Annotated[_Integer, Field(ge=1, le=2**40)]
+Count = Annotated[_Integer, Field(ge=1, le=2**16)]
+Width = Annotated[_Integer, Field(ge=1, le=64)]
+Word = Annotated[_Integer, Field(ge=1, le=4096)]
+Bandwidth = Annotated[float, BeforeValidator(_no_bool), Field(ge=1e-3, le=1e6, allow_inf_nan=False)]
+Positive = Annotated[float, BeforeValidator(_no_bool), Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, BeforeValidator(_no_bool), Field(ge=0, allow_inf_nan=False)]
 
 
 class _Strict(BaseModel):
@@ -54,18 +66,18 @@ class PEArray(_Strict):
 class Memory(_Strict):
     """One memory level."""
 
-    name: str
+    name: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_-]*$")]
     kind: Literal["dram", "sram"]
     holds: tuple[Operand, ...]
-    capacity_bytes: Count | None = None
+    capacity_bytes: Capacity | None = None
     """Of an SRAM; a DRAM has no limit."""
     banks: Count | None = None
     """Banks of an SRAM, each read or written once per cycle; none given: as many as feed the edge of the array."""
-    width_bits: Count = 64
+    width_bits: Word = 64
     """Word of one bank of an SRAM."""
     dram_type: str | None = None
-    """Which energy per bit a DRAM has: an entry of energy_45nm.yaml, `dram`."""
-    bandwidth_bytes_per_cycle: Positive | None = None
+    """Which energy per bit a DRAM has: an entry `dram_<type>` of technology_45nm.yaml."""
+    bandwidth_bytes_per_cycle: Bandwidth | None = None
     """Of a DRAM, shared by reads and writes. An SRAM moves banks x width_bits per cycle."""
 
     @model_validator(mode="after")
@@ -89,7 +101,7 @@ class WeightSparsity(_Strict):
     the cycles."""
     format: Literal["dense", "k_of_n"] = "dense"
     """How weights lie in DRAM and in the weight buffer; `k_of_n` stores kept weights and their indices."""
-    gather: Annotated[int, Field(ge=2, le=4096)] | None = None
+    gather: Annotated[_Integer, Field(ge=2, le=4096)] | None = None
     """Largest n whose inputs a PE can select from; needed by `skip`."""
 
     @model_validator(mode="after")
@@ -136,6 +148,10 @@ class Accelerator(_Strict):
         names = [memory.name for memory in self.memories]
         if len(set(names)) != len(names):
             raise ValueError(f"memories: names {names} must differ")
+        if "register" in names:
+            raise ValueError("memories: the name 'register' is taken by the registers of the PEs; choose another")
+        if any(memory.kind != "sram" for memory in self.memories[1:]):
+            raise ValueError("memories: all but the first must be of kind sram")
         for operand in OPERANDS:
             holders = [memory.name for memory in self.memories[1:] if operand in memory.holds]
             if len(holders) != 1 or any(len(memory.holds) != 1 for memory in self.memories[1:]):
@@ -249,6 +265,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InvalidInputError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+    except UnicodeDecodeError as error:
+        raise InvalidInputError(f"{path}: is no YAML: it holds bytes that are no text; check the path") from error
     except yaml.YAMLError as error:
         raise InvalidInputError(f"{path}: is no YAML: {' '.join(str(error).split())}") from error
     if not isinstance(data, dict):
@@ -257,26 +275,31 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def set_by_path(data: dict[str, Any], key: str, value: Any, where: str) -> None:
-    """data["a"]["b"] = value for key "a.b"; an integer part indexes a list, a name part a list of named items."""
+    """data["a"]["b"] = value for key "a.b"; in a list a part is the name of an item, or its position."""
     *parents, last = key.split(".")
     node: Any = data
     for part in parents:
         node = _child(node, part, key, where)
-    if isinstance(node, list):
-        raise InvalidInputError(f"{where}: {key}: name a field of an item, as in memories.dram.{last}")
-    node[last] = value
+    node[_place(node, last, key, where)] = value
 
 
 def _child(node: Any, part: str, key: str, where: str) -> Any:
-    if isinstance(node, list):
-        for item in node:
-            if isinstance(item, dict) and item.get("name") == part:
-                return item
-        names = [item.get("name") for item in node if isinstance(item, dict)]
-        raise InvalidInputError(f"{where}: {key}: no item is named {part!r}; there are {names}")
-    if not isinstance(node, dict):
+    place = _place(node, part, key, where)
+    return node.setdefault(place, {}) if isinstance(node, dict) else node[place]
+
+
+def _place(node: Any, part: str, key: str, where: str) -> Any:
+    """Key or index of a part of a path."""
+    if isinstance(node, dict):
+        return part
+    if not isinstance(node, list):
         raise InvalidInputError(f"{where}: {key}: {part!r} is inside a value that has no fields")
-    return node.setdefault(part, {})
+    names = [item.get("name") for item in node if isinstance(item, dict)]
+    if part in names:
+        return next(i for i, item in enumerate(node) if isinstance(item, dict) and item.get("name") == part)
+    if part.isdecimal() and int(part) < len(node):
+        return int(part)
+    raise InvalidInputError(f"{where}: {key}: no item is named {part!r}; there are {names or len(node)}")
 
 
 def explain(error: ValidationError, model: type[BaseModel], where: str) -> str:
@@ -285,7 +308,7 @@ def explain(error: ValidationError, model: type[BaseModel], where: str) -> str:
     path = ".".join(str(part) for part in first["loc"]) or "(top)"
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
-        keys = list(_field_names(model))
+        keys = list(_model_at(model, first["loc"][:-1]).model_fields)
         near = difflib.get_close_matches(str(first["loc"][-1]), keys, n=1, cutoff=0.5)
         hint = f"; did you mean {near[0]!r}?" if near else f"; known keys: {', '.join(keys)}"
         return f"{where}: {path}: unknown key{hint}"
@@ -293,16 +316,16 @@ def explain(error: ValidationError, model: type[BaseModel], where: str) -> str:
     return f"{where}: {path}: {message}{given}"
 
 
-def _field_names(model: type[BaseModel]) -> Iterator[str]:
-    """Names of all fields of a model and of the models inside it, each once."""
-    seen: dict[str, None] = {}
-    stack: list[Any] = [model]
-    while stack:
-        item = stack.pop()
-        if isinstance(item, type) and issubclass(item, BaseModel):
-            for name, field in item.model_fields.items():
-                seen.setdefault(name)
-                stack.append(field.annotation)
-        else:
-            stack.extend(getattr(item, "__args__", ()))
-    return iter(seen)
+def _model_at(model: type[BaseModel], loc: tuple[int | str, ...]) -> type[BaseModel]:
+    """The model whose fields stand at a place inside `model`."""
+    for part in loc:
+        field = model.model_fields.get(str(part))
+        model = next(_models_in(field.annotation), model) if field is not None else model
+    return model
+
+
+def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for part in getattr(annotation, "__args__", ()):
+        yield from _models_in(part)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from accel_models.accelerator import OPERANDS, Accelerator, Dataflow, Memory, Operand
 from accel_models.energy import EnergyTable
-from accel_models.errors import NoMappingError
+from accel_models.errors import InvalidInputError, NoMappingError
 from accel_models.kernels import systolic
 from accel_models.layers import Conv2d, Gemm, VectorOp
 from accel_models.sparsity import KofN
@@ -37,6 +37,12 @@ class Access:
     metadata_write_bits: int = 0
 
 
+Accesses = Mapping[Operand, Access]
+_MAX_INT = 2**62
+_WIDEST = 256
+"""Bits of an element moved twice, with metadata, rounded up."""
+
+
 @dataclass(frozen=True)
 class Macs:
     """Multiply-accumulates of the dense layer: done, gated (cycle spent, energy saved), skipped (neither)."""
@@ -53,7 +59,7 @@ class Activity:
     macs: Macs
     compute_cycles: int
     stall_cycles: Mapping[str, int]
-    accesses: Mapping[str, Mapping[Operand, Access]]
+    accesses: Mapping[str, Accesses]
     vector_operations: int
     utilization: float
     """Useful multiply-accumulates over PEs x compute cycles."""
@@ -162,13 +168,18 @@ def matrix_activity(
     ------
     NoMappingError
         A buffer holds less than two array edges of elements.
+    InvalidInputError
+        An operand is wider than the array's, or the layer is too large to be counted.
     """
+    width = accelerator.multiplier_bits(layer.bits.weight)
+    _check_widths(layer, accelerator)
     weights = store_weights(layer, structure, accelerator)
     product = product_of(layer, weights, accelerator.pe_array.psum_bits)
     machine = machine_of(accelerator)
-    width = accelerator.multiplier_bits(layer.bits.weight)
     macs = count_macs(layer, weights, accelerator)
-    prices = table.schedule_prices(accelerator, macs.done * table.mac_pj(width))
+    registers = registers_of(product, macs, accelerator)
+    prices = table.schedule_prices(accelerator, table.array_pj(macs.done, width, *register_bits(registers)))
+    _check_range(layer, accelerator, machine)
     traffic = systolic.cheapest_schedule(product, machine, prices)
     if traffic.status != systolic.FITS:
         raise _no_mapping(layer, accelerator, _TOO_SMALL[traffic.status], systolic.least_capacity(product, machine))
@@ -180,9 +191,10 @@ def matrix_activity(
             "dram_fill": traffic.fill_cycles,
             "dram_bandwidth": traffic.dram_stall_cycles,
             "buffer_bandwidth": traffic.buffer_stall_cycles,
+            "single_buffer": traffic.single_buffer_cycles,
             "dram_drain": traffic.drain_cycles,
         },
-        accesses=_accesses(product, weights, traffic, accelerator, macs),
+        accesses={**_accesses(product, weights, traffic, accelerator), "register": registers},
         vector_operations=0,
         utilization=macs.done / busy,
         mapping=_describe(traffic, machine, product),
@@ -206,8 +218,7 @@ def _accesses(
     weights: StoredWeights,
     traffic: systolic.Traffic,
     accelerator: Accelerator,
-    macs: Macs,
-) -> dict[str, dict[Operand, Access]]:
+) -> dict[str, Accesses]:
     """Elements and bits that every memory moves."""
     outputs = product.groups * product.m * product.n
     columns_filled = product.groups * product.n * traffic.weight_passes
@@ -223,8 +234,6 @@ def _accesses(
     in_bits, out_bits = product.input_bits, product.output_bits
     partial_bits = out_bits if accelerator.pe_array.dataflow == "output_stationary" else product.psum_bits
     fetched = traffic.dram_input_reads
-    slots = macs.done + macs.gated
-    psum_bits = product.psum_bits
     return {
         accelerator.dram.name: {
             "input": Access(reads=fetched, read_bits=fetched * in_bits),
@@ -247,12 +256,30 @@ def _accesses(
                 traffic.output_writes * partial_bits,
             )
         },
-        "register": {
-            "input": Access(reads=slots, read_bits=slots * in_bits),
-            "weight": Access(reads=slots, read_bits=slots * accelerator.pe_array.weight_bits[-1]),
-            "output": Access(macs.done, macs.done, macs.done * psum_bits, macs.done * psum_bits),
-        },
     }
+
+
+def registers_of(product: systolic.Product, macs: Macs, accelerator: Accelerator) -> dict[Operand, Access]:
+    """Registers of the PEs: reads are operands of a multiplication, writes values that a register takes.
+
+    The inputs of a whole row pass through every PE, also those that a gathering PE does not select.
+    """
+    slots, passed = macs.done + macs.gated, product.groups * product.m * product.n * product.k_dense
+    in_bits, weight_bits, psum_bits = product.input_bits, accelerator.pe_array.weight_bits[-1], product.psum_bits
+    return {
+        "input": Access(slots, passed, slots * in_bits, passed * in_bits),
+        "weight": Access(reads=slots, read_bits=slots * weight_bits),
+        "output": Access(macs.done, macs.done, macs.done * psum_bits, macs.done * psum_bits),
+    }
+
+
+def register_bits(registers: Accesses) -> tuple[int, int]:
+    """Bits that are charged at the register price, and bits that a PE selects from a tile.
+
+    The price covers a value's stay in a register, its write and its read: the larger count of the two is charged.
+    """
+    held = sum(max(access.read_bits, access.write_bits) for access in registers.values())
+    return held, registers["input"].read_bits
 
 
 def vector_activity(layer: VectorOp, accelerator: Accelerator) -> Activity:
@@ -276,6 +303,30 @@ def vector_activity(layer: VectorOp, accelerator: Accelerator) -> Activity:
         mapping=f"vector unit, {accelerator.vector_lanes} lanes",
         multiplier_bits=accelerator.pe_array.weight_bits[-1],
     )
+
+
+def _check_widths(layer: Conv2d | Gemm, accelerator: Accelerator) -> None:
+    array = accelerator.pe_array
+    for operand, width, most in (
+        ("input", layer.bits.input, array.input_bits),
+        ("output", layer.bits.output, array.psum_bits),
+    ):
+        if width > most:
+            field = "input_bits" if operand == "input" else "psum_bits"
+            raise InvalidInputError(
+                f"layer {layer.name!r}: {operand}s of {width} bits exceed pe_array.{field} = {most} of accelerator "
+                f"{accelerator.name!r}; quantise them or widen the array"
+            )
+
+
+def _check_range(layer: Conv2d | Gemm, accelerator: Accelerator, machine: systolic.Machine) -> None:
+    """The kernel counts in int64: no count exceeds multiply-accumulates x (bits or cycles of each)."""
+    largest = layer.macs * max(2 * machine.rows + machine.cols, _WIDEST) / min(1.0, machine.dram_bits_per_cycle)
+    if largest > _MAX_INT:
+        raise InvalidInputError(
+            f"layer {layer.name!r}: {layer.macs} multiply-accumulates are too many to count on accelerator "
+            f"{accelerator.name!r}; split the layer"
+        )
 
 
 def _no_mapping(

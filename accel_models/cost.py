@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from accel_models.accelerator import Accelerator
-from accel_models.activity import Access, Activity
+from accel_models.activity import Activity, register_bits
 from accel_models.energy import EnergyTable
 
 
@@ -124,15 +124,16 @@ def price_activity(activity: Activity, accelerator: Accelerator, table: EnergyTa
         "mac": activity.macs.done * table.mac_pj(activity.multiplier_bits),
         "vector": activity.vector_operations * table["add"].value,
         "register": 0.0,
+        "gather": 0.0,
     }
-    inputs_selected = activity.accesses.get("register", {}).get("input", Access()).read_bits
-    energy["gather"] = inputs_selected * table["gather_bit"].value
     metadata = 0.0
     for memory, operands in activity.accesses.items():
+        if memory == "register":
+            held, selected = register_bits(operands)
+            energy["register"] = held * table["register_bit"].value
+            energy["gather"] = selected * table["gather_bit"].value
+            continue
         for access in operands.values():
-            if memory == "register":
-                energy["register"] += access.read_bits * table["register_bit"].value
-                continue
             read, write = table[f"{memory}.read_bit"].value, table[f"{memory}.write_bit"].value
             for name, bits, price in (("read", access.read_bits, read), ("write", access.write_bits, write)):
                 energy[f"{memory}.{name}"] = energy.get(f"{memory}.{name}", 0.0) + bits * price

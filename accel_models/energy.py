@@ -46,19 +46,33 @@ class EnergyTable:
         """One multiplication at this weight width and one addition to the partial sum, in pJ."""
         return self[f"multiply_{weight_bits}"].value + self["add"].value
 
+    def array_pj(self, macs: int, weight_bits: int, held_bits: int, selected_bits: int) -> float:
+        """Multiply-accumulates, registers and gathering of a layer, in pJ."""
+        registers = held_bits * self["register_bit"].value + selected_bits * self["gather_bit"].value
+        return macs * self.mac_pj(weight_bits) + registers
+
     def leakage_pj_per_cycle(self, clock_mhz: float) -> float:
         """mW over one cycle."""
         return self["leakage"].value * 1e3 / clock_mhz
 
     def schedule_prices(self, accelerator: Accelerator, fixed_pj: float) -> Prices:
         """What the choice of a schedule weighs."""
+
+        def per_bit(memory: Memory, access: str) -> float:
+            return self[f"{memory.name}.{access}_bit"].value
+
+        inputs, weights, outputs = (accelerator.buffer(operand) for operand in ("input", "weight", "output"))
         return Prices(
             fixed_pj=fixed_pj,
             leakage_pj_per_cycle=self.leakage_pj_per_cycle(accelerator.clock_mhz),
-            dram_pj_per_bit=self[f"{accelerator.dram.name}.read_bit"].value,
-            input_fill_pj_per_bit=self[f"{accelerator.buffer('input').name}.write_bit"].value,
-            weight_fill_pj_per_bit=self[f"{accelerator.buffer('weight').name}.write_bit"].value,
-            weight_read_pj_per_bit=self[f"{accelerator.buffer('weight').name}.read_bit"].value,
+            dram_read_pj_per_bit=per_bit(accelerator.dram, "read"),
+            input_fill_pj_per_bit=per_bit(inputs, "write"),
+            weight_fill_pj_per_bit=per_bit(weights, "write"),
+            weight_read_pj_per_bit=per_bit(weights, "read"),
+            input_read_pj_per_bit=per_bit(inputs, "read"),
+            output_read_pj_per_bit=per_bit(outputs, "read"),
+            output_write_pj_per_bit=per_bit(outputs, "write"),
+            dram_write_pj_per_bit=per_bit(accelerator.dram, "write"),
         )
 
 
@@ -152,7 +166,9 @@ def energy_table(accelerator: Accelerator) -> EnergyTable:
     prices = _operation_prices(accelerator)
     for memory in accelerator.memories:
         prices.update(_memory_prices(memory, accelerator))
-    prices["leakage"] = Price(_leakage_mw(accelerator), "mW", f"{technology()['multiply_leakage'].source}; {CACTI}")
+    prices["leakage"] = Price(
+        sum(leakage_by_part(accelerator).values()), "mW", f"{technology()['multiply_leakage'].source}; {CACTI}"
+    )
     for name, override in accelerator.energy.items():
         if name not in prices:
             near = difflib.get_close_matches(name, list(prices), n=1, cutoff=0.0)[0]
@@ -201,29 +217,36 @@ def _memory_prices(memory: Memory, accelerator: Accelerator) -> dict[str, Price]
     }
 
 
-def _leakage_mw(accelerator: Accelerator) -> float:
-    """Standby power of the PEs (multiplier, adder, registers) and of every SRAM bank."""
+def leakage_by_part(accelerator: Accelerator) -> dict[str, float]:
+    """Standby power of the PEs (multiplier, adder, registers), the vector lanes and every SRAM, in mW."""
     array, tech = accelerator.pe_array, technology()
     multiplier = tech["multiply_leakage"].value * array.weight_bits[-1] * array.input_bits / 64
     adder = tech["add_leakage"].value * array.psum_bits / 32
     registers = tech["register_leakage"].value * _register_bits(accelerator)
-    banks = sum(
-        accelerator.banks(memory) * bank_of(memory, accelerator).leakage_mw
-        for memory in accelerator.memories
-        if memory.kind == "sram"
-    )
-    return array.pes * (multiplier + adder + registers) + banks
+    lane = adder + tech["register_leakage"].value * array.psum_bits
+    parts = {"pe_array": array.pes * (multiplier + adder + registers), "vector_unit": accelerator.vector_lanes * lane}
+    for memory in accelerator.memories:
+        if memory.kind == "sram":
+            parts[memory.name] = accelerator.banks(memory) * bank_of(memory, accelerator).leakage_mw
+    return parts
 
 
 def area_by_part(accelerator: Accelerator) -> dict[str, float]:
-    """Area of the PEs and of every SRAM in mm2; DRAM and pads are outside the chip model."""
+    """Area of the PEs, of the vector lanes (an adder and a result register each) and of every SRAM in mm2.
+
+    DRAM and pads are outside the chip model.
+    """
     array, tech = accelerator.pe_array, technology()
     multiplier = tech["multiply_area"].value * array.weight_bits[-1] * array.input_bits / 64
     adder = tech["add_area"].value * array.psum_bits / 32
     registers = tech["register_area"].value * _register_bits(accelerator)
     gather = (accelerator.weight_sparsity.gather or 1) - 1
     mux = tech["mux2_area"].value * gather * array.input_bits
-    parts = {"pe_array": array.pes * (multiplier + adder + registers + mux) * 1e-6}
+    lane = adder + tech["register_area"].value * array.psum_bits
+    parts = {
+        "pe_array": array.pes * (multiplier + adder + registers + mux) * 1e-6,
+        "vector_unit": accelerator.vector_lanes * lane * 1e-6,
+    }
     for memory in accelerator.memories:
         if memory.kind == "sram":
             parts[memory.name] = accelerator.banks(memory) * bank_of(memory, accelerator).area_mm2

@@ -28,10 +28,12 @@ def simulate(accelerator: Accelerator, workload: Workload, structures: WeightStr
         A layer does not fit; the message names the buffer.
     """
     structures = structures or {}
-    known = {layer.name for layer in workload.layers}
+    known = {layer.name for layer in workload.layers if not isinstance(layer, VectorOp)}
     for name in structures:
         if name not in known:
-            raise InvalidInputError(f"structure for {name!r}: workload {workload.name!r} has no such layer")
+            raise InvalidInputError(
+                f"structure for {name!r}: workload {workload.name!r} has no such layer with weights"
+            )
     table = energy_table(accelerator)
     layers = []
     for layer in workload.layers:

@@ -12,11 +12,15 @@ from accel_models.errors import InvalidInputError
 
 MAX_COUNT = 2**53
 """Largest count a layer may have: above it neither int64 sums of traffic nor float64 ratios stay exact."""
+MAX_BITS = 64
+PAIRS = ("stride", "padding", "dilation", "input_size")
+"""Fields of a Conv2d that are (height, width)."""
+_TEXTS = ("name", "kind")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bits:
-    """Widths of the operands of a layer, in bits."""
+    """Widths of the operands of a layer, in bits, 1 to 64."""
 
     weight: int = 8
     input: int = 8
@@ -35,7 +39,7 @@ class Gemm:
     bits: Bits = Bits()
 
     def __post_init__(self) -> None:
-        _check_positive(self)
+        _check_fields(self)
         _check_product(self, "macs", self.groups, self.m, self.n, self.k)
 
     @property
@@ -103,13 +107,14 @@ class Conv2d:
     bits: Bits = Bits()
 
     def __post_init__(self) -> None:
-        _check_positive(self)
+        _check_fields(self)
         for axis in ("k", "c"):
             if getattr(self, axis) % self.groups:
                 raise InvalidInputError(
                     f"layer {self.name!r}: {axis} = {getattr(self, axis)} is no multiple of groups = {self.groups}"
                 )
         _check_product(self, "macs", self.n, self.k, self.c, self.p, self.q, self.r, self.s)
+        _check_geometry(self)
 
     @property
     def macs(self) -> int:
@@ -175,7 +180,9 @@ class VectorOp:
     bits: Bits = Bits()
 
     def __post_init__(self) -> None:
-        _check_positive(self)
+        _check_fields(self)
+        for what in ("input_elements", "output_elements", "operations"):
+            _check_product(self, what, getattr(self, what))
 
 
 Layer = Conv2d | Gemm | VectorOp
@@ -190,20 +197,47 @@ def touched(outputs: int, stride: int, taps: int, dilation: int, padding: int, s
     return sum(0 <= x < size for x in seen)
 
 
-def _check_positive(layer: Layer) -> None:
+def _check_fields(layer: Layer) -> None:
+    """Texts are not empty, pairs are pairs, widths and counts are integers in range."""
     for field in fields(layer):
-        value = getattr(layer, field.name)
-        least = 0 if field.name == "padding" else 1
-        parts = value if isinstance(value, tuple) else (value,)
-        if isinstance(value, Bits):
-            parts = (value.weight, value.input, value.output)
-        for part in parts:
-            if part is None or isinstance(part, str):
+        name, value = field.name, getattr(layer, field.name)
+        if name in _TEXTS:
+            if not isinstance(value, str) or not value:
+                raise InvalidInputError(f"layer {layer.name!r}: {name} = {value!r} must be a text, not empty")
+        elif isinstance(value, Bits):
+            for operand in ("weight", "input", "output"):
+                _check_integer(layer, f"bits.{operand}", getattr(value, operand), 1, MAX_BITS)
+        elif name in PAIRS:
+            if value is None and name == "input_size":
                 continue
-            if not isinstance(part, int) or isinstance(part, bool) or part < least:
-                raise InvalidInputError(
-                    f"layer {layer.name!r}: {field.name} = {value!r} must be an integer of at least {least}"
-                )
+            if not isinstance(value, tuple) or len(value) != 2:
+                raise InvalidInputError(f"layer {layer.name!r}: {name} = {value!r} must be a pair, (height, width)")
+            for part in value:
+                _check_integer(layer, name, part, 0 if name == "padding" else 1)
+        else:
+            _check_integer(layer, name, value, 1)
+
+
+def _check_integer(layer: Layer, what: str, value: object, least: int, most: int | None = None) -> None:
+    fits = isinstance(value, int) and not isinstance(value, bool)
+    if not fits or value < least or (most is not None and value > most):  # type: ignore[operator]
+        limits = f"of at least {least}" if most is None else f"from {least} to {most}"
+        raise InvalidInputError(f"layer {layer.name!r}: {what} = {value!r} must be an integer {limits}")
+
+
+def _check_geometry(layer: Conv2d) -> None:
+    """There is an input, and at most one output of each axis starts beyond the padded one (SCALE-Sim rounds up)."""
+    for i, (axis, out) in enumerate((("height", layer.p), ("width", layer.q))):
+        size, padding = layer.height_width[i], layer.padding[i]
+        if size < 1:
+            raise InvalidInputError(
+                f"layer {layer.name!r}: padding = {padding} leaves an input {axis} of {size}; lower it"
+            )
+        if (out - 2) * layer.stride[i] >= size + 2 * padding:
+            raise InvalidInputError(
+                f"layer {layer.name!r}: {out} outputs of stride {layer.stride[i]} reach beyond an input {axis} of "
+                f"{size} with padding {padding}; correct {'pq'[i]}, stride or input_size"
+            )
 
 
 def _check_product(layer: Layer, what: str, *factors: int) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -124,7 +125,7 @@ def evaluate_mappings(
         kernel.evaluate_mappings(*layer, 0, rows, scores)
     else:
         with ThreadPoolExecutor(threads) as pool:
-            parts = zip(cuts, cuts[1:], strict=False)
+            parts = pairwise(cuts)
             for job in [pool.submit(kernel.evaluate_mappings, *layer, *part, scores) for part in parts]:
                 job.result()
     _refuse_wrong_rows(shape, table, scores.excess_bits)

@@ -23,6 +23,10 @@ class KofN:
     n: int
 
     def __post_init__(self) -> None:
+        if self.granularity not in ("weight", "kernel"):
+            raise InvalidInputError(f"granularity = {self.granularity!r}: must be 'weight' or 'kernel'")
+        if type(self.k) is not int or type(self.n) is not int:
+            raise InvalidInputError(f"k = {self.k!r}, n = {self.n!r}: both must be integers")
         if not 1 <= self.k <= self.n:
             raise InvalidInputError(f"k = {self.k}, n = {self.n}: k of n units stay, so use 1 <= k <= n")
 

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import difflib
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Collection
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import networkx as nx
 
 from accel_models.errors import InvalidInputError
-from accel_models.layers import Bits, Conv2d, Gemm, Layer, VectorOp
+from accel_models.layers import PAIRS, Bits, Conv2d, Gemm, Layer, VectorOp
 
 WORKLOAD_VERSION = 1
 _KINDS: dict[str, type] = {"conv2d": Conv2d, "gemm": Gemm, "vector": VectorOp}
-_PAIRS = ("stride", "padding", "dilation", "input_size")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,34 +79,57 @@ def load_workload(path: Path | str) -> Workload:
         data = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InvalidInputError(f"{path}: cannot be read ({error.strerror}); check the path") from error
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise InvalidInputError(f"{path}: is no JSON: {error}") from error
     if not isinstance(data, dict) or data.get("version") != WORKLOAD_VERSION:
         raise InvalidInputError(f"{path}: version: must be {WORKLOAD_VERSION} at the top of a workload file")
+    _check_keys(data, ("version", "name", "layers", "edges"), f"{path}")
+    for key, kind in (("name", str), ("layers", list)):
+        if not isinstance(data.get(key), kind):
+            raise InvalidInputError(f"{path}: {key}: is missing or no {'text' if kind is str else 'list'}")
+    layers = tuple(_layer(item, f"{path}: layers.{i}") for i, item in enumerate(data["layers"]))
+    edges = _edges(data.get("edges", []), f"{path}: edges")
     try:
-        layers = tuple(_layer(item, f"{path}: layers.{i}") for i, item in enumerate(data["layers"]))
-        edges = tuple((str(a), str(b)) for a, b in data.get("edges", []))
-        return Workload(name=str(data["name"]), layers=layers, edges=edges)
-    except KeyError as error:
-        raise InvalidInputError(f"{path}: field {error.args[0]!r} is missing") from error
-    except (TypeError, ValueError) as error:
-        message = str(error)
-        raise InvalidInputError(message if message.startswith(str(path)) else f"{path}: {message}") from error
+        return Workload(name=data["name"], layers=layers, edges=edges)
+    except InvalidInputError as error:
+        raise InvalidInputError(f"{path}: {error}") from error
 
 
-def _layer(item: dict[str, Any], where: str) -> Layer:
-    fields = dict(item)
-    kind = fields.pop("type", None)
-    if kind not in _KINDS:
+def _layer(item: Any, where: str) -> Layer:
+    if not isinstance(item, dict):
+        raise InvalidInputError(f"{where}: must hold the keys and values of a layer, not {item!r}")
+    values = dict(item)
+    kind = values.pop("type", None)
+    if kind not in list(_KINDS):
         raise InvalidInputError(f"{where}.type: {kind!r} is none of {sorted(_KINDS)}")
-    if "bits" in fields:
-        fields["bits"] = Bits(**fields["bits"])
-    for name in _PAIRS:
-        if isinstance(fields.get(name), list):
-            fields[name] = tuple(fields[name])
+    _check_keys(values, [field.name for field in fields(_KINDS[kind])], where)
+    if "bits" in values:
+        if not isinstance(values["bits"], dict):
+            raise InvalidInputError(f"{where}.bits: must hold widths by operand, not {values['bits']!r}")
+        _check_keys(values["bits"], [field.name for field in fields(Bits)], f"{where}.bits")
+        values["bits"] = Bits(**values["bits"])
+    for name in PAIRS:
+        if isinstance(values.get(name), list):
+            values[name] = tuple(values[name])
     try:
-        return _KINDS[kind](**fields)
-    except TypeError as error:
+        return _KINDS[kind](**values)
+    except TypeError as error:  # a field is missing: the message names it
         raise InvalidInputError(f"{where}: {str(error).split('() ')[-1]}") from error
     except InvalidInputError as error:
         raise InvalidInputError(f"{where}: {error}") from error
+
+
+def _edges(items: Any, where: str) -> tuple[tuple[str, str], ...]:
+    if not isinstance(items, list):
+        raise InvalidInputError(f"{where}: must be a list of [producer, consumer], not {items!r}")
+    for i, item in enumerate(items):
+        if not isinstance(item, list) or len(item) != 2 or not all(isinstance(name, str) for name in item):
+            raise InvalidInputError(f"{where}.{i}: must be [producer, consumer], two layer names, not {item!r}")
+    return tuple((producer, consumer) for producer, consumer in items)
+
+
+def _check_keys(data: dict[str, Any], known: Collection[str], where: str) -> None:
+    for key in data:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)[0]
+            raise InvalidInputError(f"{where}: unknown key {key!r}; nearest: {near!r}")

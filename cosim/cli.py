@@ -26,8 +26,16 @@ app = typer.Typer(
 console = Console(width=None if sys.stdout.isatty() else 120)
 errors = Console(stderr=True)
 
-JsonOption = Annotated[Path | None, typer.Option("--json", help="Also write what the screen shows, in full.")]
-OutOption = Annotated[Path | None, typer.Option("--out", help="Folder of the run; default runs/<name>.")]
+INTERRUPTED = 130
+FAILURES = ("TrainingError", "InfeasibleError")
+"""Errors of good input that came to nothing."""
+
+JsonOption = Annotated[
+    Path | None, typer.Option("--json", dir_okay=False, help="Also write what the screen shows, in full.")
+]
+OutOption = Annotated[
+    Path | None, typer.Option("--out", file_okay=False, help="Folder of the run; default runs/<name>.")
+]
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", help="key=value: change one field, e.g. pe_array.rows=32. Repeatable.")
 ]
@@ -88,7 +96,7 @@ def prune(
     epochs: Annotated[int, typer.Option(min=0, help="Fine-tuning epochs.")] = 2,
     dense_epochs: Annotated[int, typer.Option(min=1, help="Epochs of the dense network.")] = 15,
     lr: Annotated[float, typer.Option(help="Fine-tuning learning rate.")] = 0.05,
-    seed: Annotated[int, typer.Option(min=0, help="Data split, training and pruning.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Data split, training and pruning; with --weights: theirs.")] = 0,
     weights: Annotated[
         Path | None, typer.Option(help="Weights that belong to the plan: measure them, train nothing.")
     ] = None,
@@ -138,6 +146,9 @@ def report(directory: Annotated[Path, typer.Argument(help="Folder of a run, e.g.
 def validate(
     name: Annotated[str | None, typer.Argument(help="Reference set; all that are available by default.")] = None,
     data: Annotated[Path | None, typer.Option(help="File or folder of the set's form.")] = None,
+    markdown: Annotated[
+        Path | None, typer.Option(dir_okay=False, help="Also write a page with every error, as docs/validation.md.")
+    ] = None,
     json_path: JsonOption = None,
 ) -> None:
     """Compare the model with reference results and print every error.
@@ -146,7 +157,23 @@ def validate(
     """
     from cosim.commands.validate import run_validate_command
 
-    run_validate_command(name, data, json_path, console)
+    run_validate_command(name, data, markdown, json_path, console)
+
+
+@app.command()
+def sweep(
+    file: Annotated[Path, typer.Argument(metavar="SWEEP", help="Sweep file, e.g. examples/arrays.yaml.")],
+    out: OutOption = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the sweep in the folder.")] = False,
+    json_path: JsonOption = None,
+) -> None:
+    """Score a grid, or a million random samples, of systolic designs on one network; no training.
+
+    Example: `cosim sweep examples/arrays.yaml`
+    """
+    from cosim.commands.sweep import run_sweep_command
+
+    run_sweep_command(file, out, resume, json_path, console)
 
 
 @app.command()
@@ -166,17 +193,30 @@ def accelerators(
 def main() -> None:
     """Run the command line; bad input ends with one line and exit code 2."""
     try:
-        app()
-    except KeyboardInterrupt:
-        errors.print("interrupted; what was finished is kept (continue a search with --resume)")
-        sys.exit(130)
+        code = app(args=sys.argv[1:] or ["--help"], standalone_mode=False) or 0
+    except (KeyboardInterrupt, typer.Abort):
+        code = INTERRUPTED
     except Exception as error:
-        if not _is_bad_input(error):
-            raise
         if os.environ.get("COSIM_DEBUG"):
             traceback.print_exc()
-        errors.print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
-        sys.exit(1 if type(error).__name__ == "TrainingError" else 2)
+        code = _explain(error)
+    if code == INTERRUPTED:
+        errors.print("interrupted; what was finished is kept (continue a search with --resume)", soft_wrap=True)
+    sys.exit(code)
+
+
+def _explain(error: Exception) -> int:
+    """One line for an error that has one, and the exit code; others are raised again."""
+    if hasattr(error, "format_message"):  # of typer's parser: an unknown option, a missing argument
+        text, code = f"{error.format_message()} (`cosim COMMAND --help` shows an example)", 2
+    elif isinstance(error, OSError):
+        text, code = str(error), 1
+    elif _is_bad_input(error):
+        text, code = str(error), 1 if type(error).__name__ in FAILURES else 2
+    else:
+        raise error
+    errors.print("error:", " ".join(text.split()), markup=False, highlight=False, soft_wrap=True)
+    return code
 
 
 def _is_bad_input(error: Exception) -> bool:

@@ -63,6 +63,7 @@ class Compressed:
 
 def prepare(model: nn.Module, dataset: Dataset, criterion: str, *, seed: int = 0) -> Trained:
     """Trace the channel groups of a trained network and score its filters on training images."""
+    _plain_layout(model)
     example = torch.zeros(1, *dataset.input_shape)
     groups = trace_channel_groups(model, example)
     layers = [layer for group in groups if group.locked is None for layer in group.producers]
@@ -101,9 +102,17 @@ def compress(
     )
     masks = freeze_masks(model)
     freeze_quantizers(model)
+    _plain_layout(model)
     recalibrate_batchnorm(model, dataset.train)
     accuracy["finetuned"] = evaluate(model, dataset.validation)
     return Compressed(model.eval(), plan, masks, accuracy)
+
+
+def _plain_layout(model: nn.Module) -> None:
+    """Weights lie in memory as a file gives them back: torch sums in another order for another layout, and the last
+    digits of a network that was trained would differ from those of the same network read."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        tensor.data = tensor.detach().clone(memory_format=torch.contiguous_format)
 
 
 def _anneal(model: nn.Module, done: float) -> None:
@@ -136,6 +145,7 @@ def load_compressed(trained_like: nn.Module, example: Tensor, plan: PruningPlan,
     own = model.state_dict()
     _check_state(own, state)
     model.load_state_dict(state)
+    _plain_layout(model)
     return model.eval()
 
 
@@ -144,4 +154,4 @@ def _check_state(own: dict[str, Tensor], given: dict[str, Tensor]) -> None:
     for name in names:
         shapes = [tuple(state[name].shape) if name in state else "missing" for state in (own, given)]
         if shapes[0] != shapes[1]:
-            raise PruningError(f"weights: {name}: the plan makes {shapes[0]}, the file holds {shapes[1]}")
+            raise PruningError(f"{name}: the plan makes {shapes[0]}, the file holds {shapes[1]}")

@@ -4,7 +4,8 @@ CosimError
 ├── ConfigError          (ValueError)    a file or an option that cannot be used: names file, field, remedy
 ├── PruningError         (ValueError)    a plan or a removal that a network cannot have
 │   └── UntraceableError (TypeError)     a module or operator that the channel tracer cannot follow
-└── TrainingError        (RuntimeError)  a training that produced no usable network
+├── TrainingError        (RuntimeError)  a training that produced no usable network
+└── InfeasibleError      (RuntimeError)  a search of which no design keeps the limits
 
 accel_models and search have trees of their own (`AccelError`, `SearchError`).
 """
@@ -28,3 +29,7 @@ class UntraceableError(PruningError, TypeError):
 
 class TrainingError(CosimError, RuntimeError):
     """A training that produced no usable network (a loss that is not finite, an empty loader)."""
+
+
+class InfeasibleError(CosimError, RuntimeError):
+    """A search of which no design keeps the limits; the message names the closest."""

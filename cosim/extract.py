@@ -48,13 +48,14 @@ def extract_workload(model: nn.Module, example: Tensor, name: str, plan: Pruning
         An operator that has no cost model; the message names node and operator.
     """
     extractor = _Extractor(model, plan)
-    training = model.training
+    modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
         with torch.no_grad():
             extractor.run(example)
     finally:
-        model.train(training)
+        for module, training in modes:
+            module.training = training
     return Workload(name=name, layers=tuple(extractor.layers), edges=tuple(dict.fromkeys(extractor.edges)))
 
 
@@ -189,8 +190,8 @@ def check_structures(workload: Workload, structures: Mapping[str, KofN]) -> None
     for name, structure in structures.items():
         layer = layers.get(name)
         if layer is None or isinstance(layer, VectorOp):
-            raise PruningError(f"plan: layers.{name}: the network has no such convolution or linear layer")
+            raise PruningError(f"layers.{name}: the network has no such convolution or linear layer")
         try:
             structure.kept_per_row(layer)
         except InvalidInputError as error:
-            raise PruningError(f"plan: layers.{name}.mask: {error}") from error
+            raise PruningError(f"layers.{name}.mask: {error}") from error

@@ -5,19 +5,21 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
-
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from cosim.errors import ConfigError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_ORIGIN = "origin"
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file atomically; its folder is made if need be."""
-    _replace(path, lambda target: target.write_text(text, encoding="utf-8"))
+    replace_file(path, lambda target: target.write_text(text, encoding="utf-8"))
 
 
 def write_json(path: Path, data: Any) -> None:
@@ -37,14 +39,19 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}); check the path") from error
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: is no JSON: {error}") from error
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write a safetensors file atomically."""
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], origin: Mapping[str, str] | None = None) -> None:
+    """Write a safetensors file atomically; `origin` says what the tensors belong to."""
+    from safetensors.torch import save_file
+
+    metadata = {
+        _ORIGIN: json.dumps(dict(origin or {}), sort_keys=True)
+    }  # one entry: the format keeps no order of several
     plain = {name: tensor.detach().contiguous().clone() for name, tensor in tensors.items()}
-    _replace(path, lambda target: save_file(plain, target))
+    replace_file(path, lambda target: save_file(plain, target, metadata))
 
 
 def read_tensors(path: Path | str) -> dict[str, Tensor]:
@@ -55,6 +62,8 @@ def read_tensors(path: Path | str) -> dict[str, Tensor]:
     ConfigError
         The file is missing or no safetensors file.
     """
+    from safetensors.torch import load_file
+
     try:
         return load_file(path)
     except OSError as error:
@@ -63,7 +72,16 @@ def read_tensors(path: Path | str) -> dict[str, Tensor]:
         raise ConfigError(f"{path}: is no safetensors file ({error})") from error
 
 
-def _replace(path: Path, write: Any) -> None:
+def read_origin(path: Path | str) -> dict[str, str]:
+    """What the tensors of a safetensors file belong to; empty where the file does not say."""
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as file:
+        return dict(json.loads((file.metadata() or {}).get(_ORIGIN, "{}")))
+
+
+def replace_file(path: Path, write: Callable[[Path], object]) -> None:
+    """Have `write` fill a file beside `path`, then move it there."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     os.close(handle)

@@ -137,6 +137,9 @@ class Problem:
     identity : str
         What the evaluation depends on besides the parameters (data, fidelity, versions; for example a digest); compared
         on resume.
+    initial : sequence of mapping
+        Some or all parameters of the first trials, for what is known to be worth trying; others are drawn at random.
+        The sampler "random" does without.
     """
 
     space: SearchSpace
@@ -144,8 +147,12 @@ class Problem:
     constraints: Sequence[Constraint] = ()
     canonical: Callable[[dict[str, Any]], str] | None = None
     identity: str = ""
+    initial: Sequence[Mapping[str, Any]] = ()
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "initial", tuple(dict(params) for params in self.initial))
+        for params in self.initial:
+            self.space.validate_some(params)
         object.__setattr__(self, "objectives", tuple(self.objectives))
         object.__setattr__(self, "constraints", tuple(self.constraints))
         if not self.objectives:

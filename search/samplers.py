@@ -97,6 +97,21 @@ def _population(sampler: _Generations) -> int:
     return size
 
 
+class _Given(RandomSampler):
+    """Given values for some parameters, random ones for the others."""
+
+    def __init__(self, given: Mapping[str, Any], seed: int) -> None:
+        super().__init__(seed=seed)
+        self._given = given
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        if param_name in self._given:
+            return self._given[param_name]
+        return super().sample_independent(study, trial, param_name, param_distribution)
+
+
 def _nsga2(problem: Problem, population: int, seeds: tuple[int, int]) -> BaseSampler:
     sampler = _NSGA2(population_size=population, seed=seeds[0])
     sampler.configure(problem, seeds[1])
@@ -142,4 +157,6 @@ def make_sampler(name: str, problem: Problem, population: int, seed: int, number
         >= 0; seed of the search and number of the trial.
     """
     first, second = np.random.SeedSequence([seed, number]).generate_state(2)
+    if name != "random" and number < len(problem.initial):
+        return _Given(problem.initial[number], int(first))
     return SAMPLERS[name](problem, population, (int(first), int(second)))

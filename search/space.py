@@ -233,6 +233,15 @@ class SearchSpace:
         InvalidProblemError
             Names the parameter, its value and the nearest valid one.
         """
+        self.validate_some(values)
+        for parameter in self.parameters:
+            if parameter.name not in values:
+                raise InvalidProblemError(
+                    f"parameter {parameter.name!r} has no value: pass one for each of {self.names}"
+                )
+
+    def validate_some(self, values: Mapping[str, Any]) -> None:
+        """Check that the values name parameters of this space and lie in their ranges; the same errors."""
         for name in values:
             if name not in self.names:
                 nearest = difflib.get_close_matches(str(name), self.names, 1, 0.0)
@@ -241,9 +250,7 @@ class SearchSpace:
                 )
         for parameter in self.parameters:
             if parameter.name not in values:
-                raise InvalidProblemError(
-                    f"parameter {parameter.name!r} has no value: pass one for each of {self.names}"
-                )
+                continue
             value = values[parameter.name]
             if not parameter.contains(value):
                 raise InvalidProblemError(

@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from search.errors import ResumeError
 from search.journal import STUDY_NAME, Journal
-from search.problem import Problem
+from search.problem import Problem, sorted_json
 from search.results import TrialRecord
 from search.samplers import RECORD_ATTRIBUTE, make_sampler
 
@@ -163,6 +163,7 @@ def _config(problem: Problem, settings: Settings) -> dict[str, Any]:
         "identity": problem.identity,
         **{f"parameter {name}": text for name, text in problem.space.describe().items()},
         "space": problem.space.fingerprint(),
+        "initial": sorted_json({str(i): params for i, params in enumerate(problem.initial)}),
         **{f"objective {i}": repr(objective) for i, objective in enumerate(problem.objectives)},
         **{f"constraint {i}": repr(constraint) for i, constraint in enumerate(problem.constraints)},
     }

@@ -1,6 +1,7 @@
 """The search: one coordinator asks batches, has them evaluated and tells each trial as it finishes."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from search.distribute import Evaluate, Executor, Outcome, make_executor
@@ -26,6 +27,7 @@ def run_search(
     resume: bool = False,
     workers: int = 1,
     initialize: Callable[[], None] | None = None,
+    executor: Executor | None = None,
     on_trial: Callable[[TrialRecord], None] | None = None,
 ) -> SearchResult:
     """Search the space of a problem.
@@ -58,6 +60,8 @@ def run_search(
         1: in this process; more: that many worker processes.
     initialize : callable or None
         Called once in each worker process.
+    executor : Executor or None
+        Runs the evaluations instead of ``evaluate`` and ``workers``, and stays open: several searches can share one.
     on_trial : callable or None
         Called with each record after it is stored, in the order of finishing; an exception of it ends the search.
 
@@ -79,8 +83,9 @@ def run_search(
     if resume and storage is None:
         raise InvalidProblemError("resume=True needs a storage: pass the path of the journal file")
     path = None if storage is None else Path(storage)
-    with open_store(problem, settings, path, resume) as store, make_executor(evaluate, workers, initialize) as executor:
-        for record in _search(problem, settings, trials, store, executor):
+    own = nullcontext(executor) if executor is not None else make_executor(evaluate, workers, initialize)
+    with open_store(problem, settings, path, resume) as store, own as runner:
+        for record in _search(problem, settings, trials, store, runner):
             if on_trial is not None:
                 on_trial(record)
         return SearchResult(problem, sampler, seed, tuple(store.records()))

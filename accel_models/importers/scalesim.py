@@ -26,6 +26,7 @@ _DATAFLOWS: dict[str, Dataflow] = {
 }
 _CONV_FIELDS = ("ifmap height", "ifmap width", "filter height", "filter width", "channels", "filters", "stride")
 _GEMM_FIELDS = ("M", "N", "K")
+_PRESETS = "architecture_presets"
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,8 @@ def read_topology(path: Path | str) -> Topology:
     if len(rows) < 2:
         raise InvalidInputError(f"{path}: needs a header line and at least one layer")
     header = [cell.lower() for cell in rows[0][1]]
+    if len(header) > 1 and header[1].isdecimal():
+        raise InvalidInputError(f"{path}:{rows[0][0]}: the first line is a header and holds no layer; add one")
     is_gemm = header[1:4] == ["m", "n", "k"]
     layers: list[Conv2d | Gemm] = []
     structures: dict[str, KofN] = {}
@@ -69,7 +72,10 @@ def read_topology(path: Path | str) -> Topology:
         where = f"{path}:{number}"
         values = _integers(cells, _GEMM_FIELDS if is_gemm else _CONV_FIELDS, where)
         name = _unique(cells[0], layers)
-        layers.append(_gemm(name, values) if is_gemm else _convolution(name, values, where))
+        try:
+            layers.append(_gemm(name, values) if is_gemm else _convolution(name, values))
+        except InvalidInputError as error:
+            raise InvalidInputError(f"{where}: {error}") from error
         ratio = cells[4 if is_gemm else 8] if len(cells) > (4 if is_gemm else 8) else ""
         if ratio:
             structures[name] = _structure(ratio, where)
@@ -89,24 +95,44 @@ def read_config(path: Path | str) -> ScaleSimConfig:
     parser = configparser.ConfigParser()
     try:
         parser.read_string(_read_text(path))
-        preset = parser["architecture_presets"]
-        if parser.getboolean("sparsity", "OptimizedMapping", fallback=False):
-            raise InvalidInputError(
-                f"{path}: sparsity.OptimizedMapping: row-wise sparsity is not modelled; set it to false"
-            )
-        sizes = {"input": "IfmapSramSzkB", "weight": "FilterSramSzkB", "output": "OfmapSramSzkB"}
-        return ScaleSimConfig(
-            run_name=parser.get("general", "run_name", fallback=path.stem),
-            rows=int(preset["ArrayHeight"]),
-            cols=int(preset["ArrayWidth"]),
-            dataflow=_DATAFLOWS[preset["Dataflow"].strip().lower()],
-            buffer_bytes={operand: 1024 * int(preset[key]) for operand, key in sizes.items()},
-            sparse=parser.getboolean("sparsity", "SparsitySupport", fallback=False),
-        )
-    except KeyError as error:
-        raise InvalidInputError(f"{path}: {error.args[0]!r} is missing or not one of os, ws, is") from error
-    except (configparser.Error, ValueError) as error:
+    except configparser.Error as error:
         raise InvalidInputError(f"{path}: {' '.join(str(error).split())}") from error
+    if _switch(parser, "OptimizedMapping", path):
+        raise InvalidInputError(
+            f"{path}: sparsity.OptimizedMapping: row-wise sparsity is not modelled; set it to false"
+        )
+    dataflow = _preset(parser, "Dataflow", path).lower()
+    if dataflow not in _DATAFLOWS:
+        raise InvalidInputError(f"{path}: {_PRESETS}.Dataflow: {dataflow!r} is none of os, ws, is")
+    sizes = {"input": "IfmapSramSzkB", "weight": "FilterSramSzkB", "output": "OfmapSramSzkB"}
+    return ScaleSimConfig(
+        run_name=parser.get("general", "run_name", fallback=path.stem, raw=True),
+        rows=_positive(parser, "ArrayHeight", path),
+        cols=_positive(parser, "ArrayWidth", path),
+        dataflow=_DATAFLOWS[dataflow],
+        buffer_bytes={operand: 1024 * _positive(parser, key, path) for operand, key in sizes.items()},
+        sparse=_switch(parser, "SparsitySupport", path),
+    )
+
+
+def _preset(parser: configparser.ConfigParser, key: str, path: Path) -> str:
+    if not parser.has_option(_PRESETS, key):
+        raise InvalidInputError(f"{path}: {_PRESETS}.{key} is missing")
+    return parser.get(_PRESETS, key, raw=True).strip()
+
+
+def _positive(parser: configparser.ConfigParser, key: str, path: Path) -> int:
+    text = _preset(parser, key, path)
+    if not text.isdecimal() or int(text) < 1:
+        raise InvalidInputError(f"{path}: {_PRESETS}.{key}: {text!r} must be a positive integer")
+    return int(text)
+
+
+def _switch(parser: configparser.ConfigParser, key: str, path: Path) -> bool:
+    try:
+        return parser.getboolean("sparsity", key, fallback=False)
+    except ValueError as error:
+        raise InvalidInputError(f"{path}: sparsity.{key}: must be true or false ({error})") from error
 
 
 def _read_text(path: Path) -> str:
@@ -114,6 +140,8 @@ def _read_text(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except OSError as error:
         raise InvalidInputError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+    except UnicodeDecodeError as error:
+        raise InvalidInputError(f"{path}: holds bytes that are no text; check the path") from error
 
 
 def _integers(cells: list[str], fields: tuple[str, ...], where: str) -> list[int]:
@@ -132,8 +160,12 @@ def _integers(cells: list[str], fields: tuple[str, ...], where: str) -> list[int
 
 
 def _unique(name: str, layers: list[Conv2d | Gemm]) -> str:
-    taken = {layer.name for layer in layers}
-    return name if name not in taken else f"{name}#{len(layers)}"
+    taken, unique = {layer.name for layer in layers}, name
+    for number in itertools.count(len(layers)):
+        if unique not in taken:
+            break
+        unique = f"{name}#{number}"
+    return unique
 
 
 def _gemm(name: str, values: list[int]) -> Gemm:
@@ -141,10 +173,10 @@ def _gemm(name: str, values: list[int]) -> Gemm:
     return Gemm(name=name, m=m, n=n, k=k)
 
 
-def _convolution(name: str, values: list[int], where: str) -> Conv2d:
+def _convolution(name: str, values: list[int]) -> Conv2d:
     height, width, r, s, c, k, stride = values
     if r > height or s > width:
-        raise InvalidInputError(f"{where}: filter {r} x {s} is larger than the ifmap {height} x {width}")
+        raise InvalidInputError(f"filter {r} x {s} is larger than the ifmap {height} x {width}")
     p, q = (-(-(size - kernel + stride) // stride) for size, kernel in ((height, r), (width, s)))
     return Conv2d(name=name, k=k, c=c, p=p, q=q, r=r, s=s, stride=(stride, stride), input_size=(height, width))
 
@@ -152,6 +184,6 @@ def _convolution(name: str, values: list[int], where: str) -> Conv2d:
 def _structure(ratio: str, where: str) -> KofN:
     try:
         k, n = (int(part) for part in ratio.split(":"))
+        return KofN(granularity="weight", k=k, n=n)
     except ValueError as error:
-        raise InvalidInputError(f"{where}: sparsity {ratio!r} must read N:M, as in 2:4") from error
-    return KofN(granularity="weight", k=k, n=n)
+        raise InvalidInputError(f"{where}: sparsity {ratio!r} must read N:M with 1 <= N <= M, as in 2:4") from error

@@ -11,7 +11,7 @@ import gzip
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import IO
 
@@ -50,7 +50,7 @@ class DosaRow:
     energy_uj: float
 
 
-@lru_cache(maxsize=None)
+@cache
 def parse_mapping(text: str) -> Mapping:
     """Levels and loops of a mapping like ``L3[WIO] P14 K16 - L2[WI] N1 K4X - L1[O] C2 - L0[W] P2``.
 
@@ -159,7 +159,7 @@ def _row(text: dict[str, str]) -> DosaRow:
 _HIERARCHY = [["input", "output", "weight"], ["input", "weight"], ["output"], ["weight"]]
 
 
-@lru_cache(maxsize=None)
+@cache
 def _shape(texts: tuple[str, ...]) -> LoopShape:
     n = {name: _count(f"prob.{name}", text) for name, text in zip(_PROBLEM, texts, strict=True)}
     return LoopShape(
@@ -169,7 +169,7 @@ def _shape(texts: tuple[str, ...]) -> LoopShape:
     )
 
 
-@lru_cache(maxsize=None)
+@cache
 def _parse_loop(token: str) -> Loop | None:
     match = _LOOP.match(token)
     if match is None or match[1] not in HERE:

@@ -6,8 +6,16 @@ levels stands, as a level, for the MAC units. Plain loops instead of array expre
 the time.
 """
 
+from __future__ import annotations
+
+from typing import Any
+
 import numpy as np
 from numba import njit
+from numpy.typing import NDArray
+
+Int = Any  # an int64 when compiled, a Python int or numpy's where it is not
+Ints = NDArray[np.int64]
 
 N, G, K, C, P, Q, R, S = range(8)
 WEIGHT, INPUT, OUTPUT = range(3)
@@ -24,7 +32,7 @@ RELEVANT = np.array(
 
 
 @njit(cache=True, nogil=True)
-def count_nests(loops, geometry, levels, convention, out):
+def count_nests(loops: Ints, geometry: Ints, levels: Ints, convention: Int, out: Ints) -> None:
     """Count many nests on one hierarchy.
 
     Parameters
@@ -50,7 +58,7 @@ def count_nests(loops, geometry, levels, convention, out):
 
 
 @njit(cache=True, nogil=True)
-def _prepare(loops, extents, fan, strides):
+def _prepare(loops: Ints, extents: Ints, fan: Ints, strides: Ints) -> None:
     """Extents of the tile of each level, spatial factors under each level, index step of each loop."""
     for level in range(extents.shape[0]):
         for dim in range(8):
@@ -65,7 +73,17 @@ def _prepare(loops, extents, fan, strides):
 
 
 @njit(cache=True, nogil=True)
-def _count_operand(loops, strides, extents, fan, geometry, levels, operand, convention, out):
+def _count_operand(
+    loops: Ints,
+    strides: Ints,
+    extents: Ints,
+    fan: Ints,
+    geometry: Ints,
+    levels: Ints,
+    operand: Int,
+    convention: Int,
+    out: Ints,
+) -> None:
     """All holders of one operand, each with the next one inside."""
     n_levels = levels.shape[0]
     parent = np.int64(0)  # a plain 0 would be compiled as a case of its own
@@ -117,11 +135,11 @@ def _count_operand(loops, strides, extents, fan, geometry, levels, operand, conv
 
 
 @njit(cache=True, nogil=True)
-def _tile(extents, geometry, operand, level, convention):
+def _tile(extents: Ints, geometry: Ints, operand: Int, level: Int, convention: Int) -> Int:
     """Words of an operand in the tile of one instance of a level."""
     words = 1
     for dim in range(8):
-        if RELEVANT[operand, dim] and (operand != INPUT or dim < P and dim != K):
+        if RELEVANT[operand, dim] and (operand != INPUT or (dim < P and dim != K)):
             words *= extents[level, dim]
     if operand == INPUT:
         for axis in range(2):
@@ -134,7 +152,7 @@ def _tile(extents, geometry, operand, level, convention):
 
 
 @njit(cache=True, nogil=True)
-def _distinct(outputs, taps, stride, dilation):
+def _distinct(outputs: Int, taps: Int, stride: Int, dilation: Int) -> Int:
     """Distinct values of stride * o + dilation * t."""
     g, rest = stride, dilation
     while rest:
@@ -143,12 +161,12 @@ def _distinct(outputs, taps, stride, dilation):
 
 
 @njit(cache=True, nogil=True)
-def _advances(loops, j, child):
+def _advances(loops: Ints, j: Int, child: Int) -> bool:
     return loops[j, SPATIAL] == 0 and loops[j, LEVEL] < child and loops[j, FACTOR] > 1
 
 
 @njit(cache=True, nogil=True)
-def _visits(loops, operand, child, n_levels):
+def _visits(loops: Ints, operand: Int, child: Int, n_levels: Int) -> Int:
     """Tiles that one instance works through: a change of the innermost relevant loop, or outside it, brings one."""
     steps, visits = 1, 1
     for j in range(loops.shape[0]):
@@ -160,7 +178,9 @@ def _visits(loops, operand, child, n_levels):
 
 
 @njit(cache=True, nogil=True)
-def _fetches(loops, strides, extents, fan, geometry, parent, child, n_levels):
+def _fetches(
+    loops: Ints, strides: Ints, extents: Ints, fan: Ints, geometry: Ints, parent: Int, child: Int, n_levels: Int
+) -> Int:
     """Distinct input words that all instances behind one parent fetch; parent = child: that one instance fetches.
 
     An advance of loop j moves every tile by the same vector, however often it happens: one step of j forward, all
@@ -187,7 +207,7 @@ def _fetches(loops, strides, extents, fan, geometry, parent, child, n_levels):
 
 
 @njit(cache=True, nogil=True)
-def _window(loops, strides, extents, geometry, parent, child, h, w):
+def _window(loops: Ints, strides: Ints, extents: Ints, geometry: Ints, parent: Int, child: Int, h: Int, w: Int) -> Int:
     """Positions of the image that are new to any instance after its tile moved by h rows and w columns.
 
     A position is new where its row or its column is; by symmetry only distances matter.
@@ -202,7 +222,7 @@ def _window(loops, strides, extents, geometry, parent, child, h, w):
 
 
 @njit(cache=True, nogil=True)
-def _move(loops, strides, geometry, j, child):
+def _move(loops: Ints, strides: Ints, geometry: Ints, j: Int, child: Int) -> tuple[bool, Int, Int]:
     """How an input tile moves when loop j advances and those inside start again: other channel or image, rows, columns.
 
     In one dimension an advance outweighs all restarts inside, so a channel that moved shares nothing.
@@ -212,9 +232,9 @@ def _move(loops, strides, geometry, j, child):
         if _advances(loops, i, child):
             dim = loops[i, DIM]
             steps = strides[i] if i == j else (1 - loops[i, FACTOR]) * strides[i]
-            if dim == P or dim == R:
+            if dim in (P, R):
                 h += steps * geometry[dim - P]
-            elif dim == Q or dim == S:
+            elif dim in (Q, S):
                 w += steps * geometry[dim - P]
             elif dim != K:
                 channel = True
@@ -222,7 +242,9 @@ def _move(loops, strides, geometry, j, child):
 
 
 @njit(cache=True, nogil=True)
-def _axis(loops, strides, extents, geometry, parent, child, axis, shift):
+def _axis(
+    loops: Ints, strides: Ints, extents: Ints, geometry: Ints, parent: Int, child: Int, axis: Int, shift: Int
+) -> Int:
     """Positions of one axis that are new to any instance behind a parent after their tiles moved by `shift`.
 
     `shift` is a distance, or WHOLE for a first tile.
@@ -261,15 +283,15 @@ def _axis(loops, strides, extents, geometry, parent, child, axis, shift):
 
 
 @njit(cache=True, nogil=True)
-def _fans_out(loops, j, parent, child, axis):
+def _fans_out(loops: Ints, j: Int, parent: Int, child: Int, axis: Int) -> bool:
     """Whether loop j spreads instances behind a parent along an axis."""
     dim = loops[j, DIM]
-    along = dim == P + axis or dim == R + axis
+    along = dim in (P + axis, R + axis)
     return along and loops[j, SPATIAL] == 1 and loops[j, LEVEL] >= parent and loops[j, LEVEL] < child
 
 
 @njit(cache=True, nogil=True)
-def _sampled_walk(loops, strides, extents, geometry, child):
+def _sampled_walk(loops: Ints, strides: Ints, extents: Ints, geometry: Ints, child: Int) -> Int:
     """Input words that one instance fetches as Timeloop counts them.
 
     Of every loop outside only iterations 0 and 1 are walked, the second stands for all later ones. A step fetches
@@ -311,7 +333,7 @@ def _sampled_walk(loops, strides, extents, geometry, child):
 
 
 @njit(cache=True, nogil=True)
-def _sample(loops, strides, geometry, child, code, here):
+def _sample(loops: Ints, strides: Ints, geometry: Ints, child: Int, code: Int, here: Ints) -> Int:
     """Corner of the box at one sampled iteration, one bit of `code` a loop; returns how many it stands for."""
     for dim in range(8):
         here[dim] = 0

@@ -5,6 +5,8 @@ does the counting. A mapping is a table of factors: at each level and dimension 
 temporal loops of a level in a given order, its spatial loops inside them.
 """
 
+from __future__ import annotations
+
 from typing import NamedTuple
 
 import numpy as np
@@ -23,6 +25,8 @@ from accel_models.kernels.loopnest import (
     WEIGHT,
     C,
     G,
+    Int,
+    Ints,
     K,
     N,
     P,
@@ -36,6 +40,10 @@ STEP, OUTSIDE = 2, 3
 WEIGHT_DIMS, OUTPUT_DIMS = (sum(1 << dim for dim in range(8) if RELEVANT[o, dim]) for o in (WEIGHT, OUTPUT))
 CHANNEL_DIMS = 1 << N | 1 << G | 1 << C
 FIRST, VISITS, WORDS, WAYS, MOVED = 0, 1, 4, 7, 13
+
+
+Line = tuple[Int, Int, Int, Int, Int, Int]
+"""One axis of the tiles behind a parent; see `_axis`."""
 
 
 class Factors(NamedTuple):
@@ -75,14 +83,16 @@ class Scores(NamedTuple):
     energy_pj: np.ndarray
     """float64[B], of one that fits."""
     excess_bits: np.ndarray
-    """int64[B]: the most by which a tile exceeds its level, 0 where all fit, -1 where the row is no mapping of the layer.
+    """int64[B]: the most by which a tile exceeds its level; 0 where all fit, -1 where the row is no mapping.
 
     Only rows of 0 are scored.
     """
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def evaluate_mappings(factors, shape, geometry, machine, start, stop, scores):
+def evaluate_mappings(
+    factors: Factors, shape: Ints, geometry: Ints, machine: Machine, start: Int, stop: Int, scores: Scores
+) -> None:
     """Score mappings start..stop-1; several threads may share the arrays.
 
     Tables hold one mapping at a time, allocated once; no tuple is passed on: its copy would cost more than the work.
@@ -161,39 +171,45 @@ def evaluate_mappings(factors, shape, geometry, machine, start, stop, scores):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _unroll(temporal, spatial, order, extents, loops, table):
+def _unroll(temporal: Ints, spatial: Ints, order: Ints, extents: Ints, loops: Ints, table: Ints) -> Int:
     """Fill the tables but for the words; returns the steps of computing, 0 of a row that is no mapping."""
     n_levels = temporal.shape[0]
     legal = True  # a factor of 0 shows in the extents
     for level in range(n_levels - 1, -1, -1):
-        fans, signs = 1, 0
+        signs = 0
         for dim in range(8):
             extents[level, dim] = extents[level + 1, dim] * spatial[level, dim] * temporal[level, dim]
-            fans |= spatial[level, dim]
-            signs |= temporal[level, dim]
-        legal = legal and (signs | fans) >= 0
-        for i in range(6):
-            table[level, WAYS + i] = 1
-        if fans > 1:
-            for operand in range(3):
-                for dim in range(8):
-                    table[level, WAYS + 2 * operand + RELEVANT[operand, dim]] *= spatial[level, dim]
-    n, steps, weights, outputs = 0, 1, 1, 1
+            signs |= spatial[level, dim] | temporal[level, dim]
+        legal = legal and signs >= 0
+        image, group = np.int64(spatial[level, N]), np.int64(spatial[level, G])
+        k, c = np.int64(spatial[level, K]), np.int64(spatial[level, C])
+        pixels = np.int64(spatial[level, P]) * spatial[level, P + 1]
+        taps = np.int64(spatial[level, R]) * spatial[level, S]
+        table[level, WAYS + 2 * WEIGHT] = image * pixels
+        table[level, WAYS + 2 * WEIGHT + 1] = group * k * c * taps
+        table[level, WAYS + 2 * INPUT] = k
+        table[level, WAYS + 2 * INPUT + 1] = image * group * c * pixels * taps
+        table[level, WAYS + 2 * OUTPUT] = c * taps
+        table[level, WAYS + 2 * OUTPUT + 1] = image * group * k * pixels
+    n: Int = 0
+    steps: Int = 1
+    weights: Int = 1
+    outputs: Int = 1
     for level in range(n_levels):
         table[level, FIRST], table[level, MOVED] = n, 0
         table[level, VISITS + WEIGHT], table[level, VISITS + OUTPUT] = weights, outputs
-        seen = 0
+        seen: Int = np.int64(0)
         for i in range(8):
-            dim = order[level, i] & 7
-            seen |= 1 << (order[level, i] & 63)
-            factor = np.int64(temporal[level, dim])
-            loops[n, DIM], loops[n, FACTOR], loops[n, OUTSIDE] = dim, factor, steps
-            loops[n, STEP] = extents[level + 1, dim] * spatial[level, dim]
+            along = np.int64(order[level, i] & 7)
+            seen |= np.int64(1) << np.int64(order[level, i] & 63)
+            factor = np.int64(temporal[level, along])
+            loops[n, DIM], loops[n, FACTOR], loops[n, OUTSIDE] = along, factor, steps
+            loops[n, STEP] = extents[level + 1, along] * spatial[level, along]
             steps *= factor
             active = factor > 1  # a factor of 1 is written over by the next loop: no branch to mispredict
             n += active
-            weights = steps if active & (WEIGHT_DIMS >> dim) else weights
-            outputs = steps if active & (OUTPUT_DIMS >> dim) else outputs
+            weights = steps if active & (WEIGHT_DIMS >> along) else weights
+            outputs = steps if active & (OUTPUT_DIMS >> along) else outputs
         legal = legal and seen == 255
     table[n_levels, FIRST] = n
     loops[n, OUTSIDE] = steps
@@ -201,7 +217,7 @@ def _unroll(temporal, spatial, order, extents, loops, table):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _fit(extents, table, geometry, levels, capacity, word_bits):
+def _fit(extents: Ints, table: Ints, geometry: Ints, levels: Ints, capacity: Ints, word_bits: Ints) -> Int:
     """Fill in the words of the tiles; the most bits by which a level is exceeded, 0 if none is."""
     worst = 0
     for level in range(levels.shape[0]):
@@ -221,7 +237,7 @@ def _fit(extents, table, geometry, levels, capacity, word_bits):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _positions(outputs, taps, stride, dilation):
+def _positions(outputs: Int, taps: Int, stride: Int, dilation: Int) -> Int:
     """`_distinct`, without divisions where one step is 1."""
     if stride == 1 or dilation == 1:
         return outputs * taps - max(0, outputs - dilation) * max(0, taps - stride)
@@ -229,14 +245,24 @@ def _positions(outputs, taps, stride, dilation):
 
 
 @njit(cache=True, nogil=True, error_model="numpy", inline="always")
-def _inputs(temporal, spatial, order, extents, loops, table, geometry, slope, parent, child):
+def _inputs(
+    temporal: Ints,
+    spatial: Ints,
+    order: Ints,
+    extents: Ints,
+    loops: Ints,
+    table: Ints,
+    geometry: Ints,
+    slope: Ints,
+    parent: Int,
+    child: Int,
+) -> tuple[Int, Int]:
     """Words that one instance fetches and distinct ones that all instances behind one parent do."""
     n_levels = extents.shape[0] - 1
     ways, fans = 1, 1
     for level in range(parent, child):
         fans *= table[level, WAYS + 2 * INPUT + 1]
-        if table[level, WAYS + 2 * INPUT + 1] > 1:
-            ways *= spatial[level, N] * spatial[level, G] * spatial[level, C]
+        ways *= np.int64(spatial[level, N]) * spatial[level, G] * spatial[level, C]
     j = table[child, FIRST]
     if child == n_levels and fans == ways:
         return loops[j, OUTSIDE], loops[j, OUTSIDE] * ways
@@ -271,40 +297,37 @@ def _inputs(temporal, spatial, order, extents, loops, table, geometry, slope, pa
 
 
 @njit(cache=True, nogil=True, error_model="numpy", inline="always")
-def _axis(spatial, extents, table, geometry, parent, child, axis):
+def _axis(spatial: Ints, extents: Ints, table: Ints, geometry: Ints, parent: Int, child: Int, axis: Int) -> Line:
     """One axis of the tiles behind a parent, each a run of evenly spaced positions.
 
     Returns
     -------
     positions of one tile (the run), their spacing, and of the instances spread along outputs and along taps: how many
-    and how many spacings apart. No run, or no whole spacings apart: a spacing of 0.
+    and how many positions apart. No run, or instances spread at two levels: a spacing of 0.
     """
     outputs, taps = extents[child, P + axis], extents[child, R + axis]
     stride, dilation = geometry[axis], geometry[2 + axis]
     out_ways, tap_ways, at = np.int64(1), np.int64(1), child - 1
-    spread = False
+    levels: Int = 0
     for level in range(parent, child):
-        if table[level, WAYS + 2 * INPUT + 1] > 1:
-            o, t = np.int64(spatial[level, P + axis]), np.int64(spatial[level, R + axis])
-            if o * t > 1:
-                if spread:
-                    return outputs * taps, np.int64(0), o, np.int64(0), t, np.int64(0)
-                spread, at, out_ways, tap_ways = True, level, o, t
+        o, t = np.int64(spatial[level, P + axis]), np.int64(spatial[level, R + axis])
+        spreads = o * t > 1
+        at = level if spreads else at
+        levels += spreads
+        out_ways *= o
+        tap_ways *= t
     out_jump, tap_jump = extents[at + 1, P + axis] * stride, extents[at + 1, R + axis] * dilation
     run = _positions(outputs, taps, stride, dilation)
-    spacing = np.int64(1)
+    spacing: Int = np.int64(1)
     if run != (outputs - 1) * stride + (taps - 1) * dilation + 1:
         spacing = stride if taps == 1 else (dilation if outputs == 1 else np.int64(0))
-    if spacing > 1:
-        if (out_ways > 1 and out_jump % spacing != 0) or (tap_ways > 1 and tap_jump % spacing != 0):
-            spacing = np.int64(0)
-        else:
-            out_jump, tap_jump = out_jump // spacing, tap_jump // spacing
+    if levels > 1:
+        spacing = np.int64(0)
     return run, spacing, out_ways, out_jump, tap_ways, tap_jump
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _new(line, shift):
+def _new(line: Line, shift: Int) -> Int:
     """Positions of a run that are new after a shift; without spacing the answer is not used."""
     run, spacing = line[0], line[1]
     if spacing > 1:
@@ -313,19 +336,23 @@ def _new(line, shift):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _spread(line, run):
+def _spread(line: Line, run: Int) -> Int:
     """Positions that all instances together cover with a run each; -1: to be counted position by position."""
     _, spacing, out_ways, out_jump, tap_ways, tap_jump = line
     if spacing == 0:
         return np.int64(-1)
-    if run == 0 or out_ways * tap_ways == 1:
+    if ((out_ways == 1) & (tap_ways == 1)) | (run == 0):
         return run
-    if tap_ways == 1:
-        return run + (out_ways - 1) * min(run, out_jump)
-    if out_ways == 1:
-        return run + (tap_ways - 1) * min(run, tap_jump)
-    if run >= tap_jump:
-        run += (tap_ways - 1) * tap_jump
+    if spacing > 1:
+        return _spread_apart(spacing, run, out_ways, out_jump, tap_ways, tap_jump)
+    return _spread_runs(run, out_ways, out_jump, tap_ways, tap_jump)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _spread_runs(run: Int, out_ways: Int, out_jump: Int, tap_ways: Int, tap_jump: Int) -> Int:
+    """`_spread` of runs without gaps."""
+    if (out_ways == 1) | (tap_ways == 1) | (run >= tap_jump):
+        run += (tap_ways - 1) * min(run, tap_jump)
         return run + (out_ways - 1) * min(run, out_jump)
     if run >= out_jump:
         run += (out_ways - 1) * out_jump
@@ -334,7 +361,29 @@ def _spread(line, run):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _slow_inputs(temporal, spatial, order, extents, geometry, parent, child):
+def _spread_apart(spacing: Int, run: Int, out_ways: Int, out_jump: Int, tap_ways: Int, tap_jump: Int) -> Int:
+    """`_spread` of runs with gaps: the sums of two progressions, or groups of such sums that do not meet."""
+    if tap_ways == 1:
+        return _distinct(run, out_ways, spacing, out_jump)
+    if out_ways == 1:
+        return _distinct(run, tap_ways, spacing, tap_jump)
+    if out_jump % spacing == 0 and tap_jump % spacing == 0:
+        return _spread_runs(run, out_ways, out_jump // spacing, tap_ways, tap_jump // spacing)
+    if run * spacing == out_jump:
+        return _distinct(run * out_ways, tap_ways, spacing, tap_jump)
+    if run * spacing == tap_jump:
+        return _distinct(run * tap_ways, out_ways, spacing, out_jump)
+    if (run - 1) * spacing + (tap_ways - 1) * tap_jump < out_jump:
+        return out_ways * _distinct(run, tap_ways, spacing, tap_jump)
+    if (run - 1) * spacing + (out_ways - 1) * out_jump < tap_jump:
+        return tap_ways * _distinct(run, out_ways, spacing, out_jump)
+    return np.int64(-1)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _slow_inputs(
+    temporal: Ints, spatial: Ints, order: Ints, extents: Ints, geometry: Ints, parent: Int, child: Int
+) -> tuple[Int, Int]:
     """`_inputs` by the general kernel, for windows with gaps and neighbours spread two ways."""
     n_levels = extents.shape[0] - 1
     nest = np.zeros((16 * n_levels, 4), np.int64)

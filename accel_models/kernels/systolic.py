@@ -75,14 +75,19 @@ class Product(NamedTuple):
 
 
 class Prices(NamedTuple):
-    """What `cheapest_schedule` weighs: pJ of the parts that a schedule can change, and those it cannot."""
+    """What `cheapest_schedule` weighs: all that a layer's energy is made of."""
 
     fixed_pj: float
+    """Multiply-accumulates and registers: the same for every schedule."""
     leakage_pj_per_cycle: float
-    dram_pj_per_bit: float
+    dram_read_pj_per_bit: float
     input_fill_pj_per_bit: float
     weight_fill_pj_per_bit: float
     weight_read_pj_per_bit: float
+    input_read_pj_per_bit: float = 0.0
+    output_read_pj_per_bit: float = 0.0
+    output_write_pj_per_bit: float = 0.0
+    dram_write_pj_per_bit: float = 0.0
 
 
 class Traffic(NamedTuple):
@@ -103,6 +108,8 @@ class Traffic(NamedTuple):
     fill_cycles: int
     dram_stall_cycles: int
     buffer_stall_cycles: int
+    single_buffer_cycles: int
+    """Loads that nothing hides, because a held strip fits once but not twice."""
     drain_cycles: int
     energy_pj: float
 
@@ -211,6 +218,7 @@ def price(
     t_block: int,
     dram_input_reads: int,
     weight_passes: int,
+    weights_exposed: bool,
 ) -> Traffic:
     """Counts, latency and energy of one schedule (`dram_input_reads` of one group)."""
     m, n, k, groups = product.m, product.n, product.k, product.groups
@@ -230,13 +238,15 @@ def price(
     weight_read_bits = groups * (weight_reads // k) * product.column_bits
     input_fill_bits = dram_input_reads * product.input_bits
     weight_fill_bits = groups * weight_passes * n * product.column_bits
-    dram_bits = input_fill_bits + weight_fill_bits + groups * m * n * product.output_bits
+    drained_bits = groups * m * n * product.output_bits
+    dram_bits = input_fill_bits + weight_fill_bits + drained_bits
 
     bandwidth = machine.dram_bits_per_cycle
     fill_bits, drain_bits = edge_bits(product, machine)
     fill = int(-(-fill_bits // bandwidth))
     drain = int(-(-drain_bits // bandwidth))
-    steady = max(0, int(-(-dram_bits // bandwidth)) - fill - drain)
+    exposed = int(-(-weight_fill_bits // bandwidth)) if weights_exposed else 0
+    steady = max(0, int(-(-dram_bits // bandwidth)) - fill - drain - exposed)
     port = max(
         ceil_div(groups * input_reads * product.input_bits + input_fill_bits, machine.input_port),
         ceil_div(weight_read_bits + weight_fill_bits, machine.weight_port),
@@ -244,14 +254,18 @@ def price(
     )
     buffer_stall = max(0, port - compute)
     dram_stall = max(0, steady - compute - buffer_stall)
-    latency = fill + compute + buffer_stall + dram_stall + drain
+    latency = fill + compute + buffer_stall + dram_stall + exposed + drain
     energy = (
         prices.fixed_pj
         + latency * prices.leakage_pj_per_cycle
-        + dram_bits * prices.dram_pj_per_bit
+        + (input_fill_bits + weight_fill_bits) * prices.dram_read_pj_per_bit
+        + drained_bits * prices.dram_write_pj_per_bit
         + input_fill_bits * prices.input_fill_pj_per_bit
         + weight_fill_bits * prices.weight_fill_pj_per_bit
         + weight_read_bits * prices.weight_read_pj_per_bit
+        + groups * input_reads * product.input_bits * prices.input_read_pj_per_bit
+        + groups * output_reads * stored_bits * prices.output_read_pj_per_bit
+        + groups * output_writes * stored_bits * prices.output_write_pj_per_bit
     )
     return Traffic(
         FITS,
@@ -269,6 +283,7 @@ def price(
         fill,
         dram_stall,
         buffer_stall,
+        exposed,
         drain,
         energy,
     )
@@ -307,7 +322,7 @@ def cheapest_schedule(product: Product, machine: Machine, prices: Prices) -> Tra
     """The schedule of least energy x latency; `status` says which buffer is too small when there is none."""
     status = smallest_buffers(product, machine)
     if status != FITS:
-        return Traffic(status, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0.0)
+        return Traffic(status, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0.0)
     if machine.dataflow == OUTPUT_STATIONARY:
         return _cheapest_output_stationary(product, machine, prices)
     if machine.dataflow == WEIGHT_STATIONARY:
@@ -317,34 +332,37 @@ def cheapest_schedule(product: Product, machine: Machine, prices: Prices) -> Tra
 
 @njit(cache=True)
 def _cheapest_output_stationary(product: Product, machine: Machine, prices: Prices) -> Traffic:
+    """Held input and held weights, each with weight strips loaded behind the present one or, where only one strip
+    fits, in its place; or both operands streamed."""
     row_folds, column_folds, t = fold_counts(product, machine)
     touched, unrolled = product.input_rows * product.row_elements, product.m * product.k_dense
     all_weights = weight_hold_bits(product.n, product) <= machine.weight_capacity
-    weight_strip = weight_hold_bits(min(machine.cols, product.n), product) <= machine.weight_capacity
+    strip = min(machine.cols, product.n) * product.column_bits
+    doubled = all_weights or 2 * strip <= machine.weight_capacity
     held_rows = largest_held_input(machine.rows, machine.input_capacity, product)
 
     passes = 1 if all_weights else row_folds
-    best = price(product, machine, prices, HOLD_NONE, 0, t, column_folds * unrolled, passes)
+    best = price(product, machine, prices, HOLD_NONE, 0, t, column_folds * unrolled, passes, False)
     if held_rows > 0:
-        if not all_weights and weight_strip:
-            passes = ceil_div(row_folds, held_rows)
-        other = price(product, machine, prices, HOLD_INPUT, held_rows, t, touched, passes)
+        other = price(product, machine, prices, HOLD_INPUT, held_rows, t, touched, passes, False)
         if better(best, other):
             best = other
-    if weight_strip:
-        held_columns = (
-            column_folds if all_weights else machine.weight_capacity // (2 * machine.cols * product.column_bits)
-        )
-        if held_rows == row_folds:
-            reads = touched
-        elif held_rows > 0:
-            reads = ceil_div(column_folds, held_columns) * touched
-        else:
-            reads = column_folds * unrolled
-        other = price(product, machine, prices, HOLD_WEIGHT, held_columns, t, reads, 1)
+    if strip > machine.weight_capacity:
+        return best
+    if held_rows > 0 and not all_weights:
+        passes = ceil_div(row_folds, held_rows)
+        other = price(product, machine, prices, HOLD_INPUT, held_rows, t, touched, passes, not doubled)
         if better(best, other):
             best = other
-    return best
+    held_columns = column_folds if all_weights else max(1, machine.weight_capacity // (2 * strip))
+    if held_rows == row_folds:
+        reads = touched
+    elif held_rows > 0:
+        reads = ceil_div(column_folds, held_columns) * touched
+    else:
+        reads = column_folds * unrolled
+    other = price(product, machine, prices, HOLD_WEIGHT, held_columns, t, reads, 1, not doubled)
+    return other if better(best, other) else best
 
 
 @njit(cache=True)
@@ -353,7 +371,7 @@ def _cheapest_weight_stationary(product: Product, machine: Machine, prices: Pric
     m, n = product.m, product.n
     strip = min(machine.cols, n)
     largest = largest_held_input(1, machine.input_capacity, product)
-    best = Traffic(OUTPUT_TOO_SMALL, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0.0)
+    best = Traffic(OUTPUT_TOO_SMALL, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0.0)
     for order in (COLUMNS_OUTER, REDUCTION_OUTER):
         width = strip if order == COLUMNS_OUTER else n
         partial = _largest_block(m, width * product.psum_bits, machine.output_capacity, order == REDUCTION_OUTER)
@@ -390,7 +408,7 @@ def _weight_stationary(
         reads = column_folds * unrolled
     all_weights = weight_hold_bits(product.n, product) <= machine.weight_capacity
     passes = 1 if all_weights else t_blocks
-    return price(product, machine, prices, order, int(input_held), t_block, reads, passes)
+    return price(product, machine, prices, order, int(input_held), t_block, reads, passes, False)
 
 
 @njit(cache=True)
@@ -398,7 +416,7 @@ def _cheapest_input_stationary(product: Product, machine: Machine, prices: Price
     """T = N is cut into blocks so that a block's partial sums, and if useful its weights, stay on chip."""
     m, n = product.m, product.n
     strip = min(machine.cols, m)
-    best = Traffic(OUTPUT_TOO_SMALL, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0.0)
+    best = Traffic(OUTPUT_TOO_SMALL, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0.0)
     largest = n
     if weight_hold_bits(n, product) > machine.weight_capacity:
         largest = machine.weight_capacity // (2 * product.column_bits)
@@ -430,4 +448,4 @@ def _input_stationary(
     slice_bits = 2 * t_block * min(machine.rows, product.k) * ceil_div(product.column_bits, product.k)
     weight_slice = order == REDUCTION_OUTER and slice_bits <= machine.weight_capacity
     passes = 1 if weight_held or weight_slice else column_folds
-    return price(product, machine, prices, order, int(weight_held), t_block, reads, passes)
+    return price(product, machine, prices, order, int(weight_held), t_block, reads, passes, False)

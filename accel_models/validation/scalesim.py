@@ -77,7 +77,8 @@ def validate(path: Path | str | None = None, *, cases: int | None = 20) -> Valid
 
 def _compare_run(run: Path) -> list[tuple[str, tuple[tuple[float, ...], tuple[float, ...]]]]:
     config, topology = read_config(run / "config.cfg"), read_topology(run / "topology.csv")
-    compute, access = _read_report(run / "COMPUTE_REPORT.csv"), _read_report(run / "DETAILED_ACCESS_REPORT.csv")
+    reports = run / "COMPUTE_REPORT.csv", run / "DETAILED_ACCESS_REPORT.csv"
+    compute, access = (_read_report(path) for path in reports)
     layers = topology.workload.layers
     if not len(layers) == len(compute) == len(access):
         raise InvalidInputError(f"{run}: {len(layers)} layers, {len(compute)} and {len(access)} report rows")
@@ -85,21 +86,28 @@ def _compare_run(run: Path) -> list[tuple[str, tuple[tuple[float, ...], tuple[fl
     for layer, c, a in zip(layers, compute, access, strict=True):
         assert isinstance(layer, Conv2d | Gemm)
         structure = topology.structures.get(layer.name) if config.sparse else None
-        pairs.append((f"{run.name}/{layer.name}", (_reported(c, a, run), modelled(layer, structure, config))))
+        reported = _reported(c, a, reports)
+        pairs.append((f"{run.name}/{layer.name}", (reported, modelled(layer, structure, config))))
     return pairs
 
 
-def _reported(compute: dict[str, str], access: dict[str, str], run: Path) -> tuple[float, ...]:
+def _reported(compute: dict[str, str], access: dict[str, str], paths: tuple[Path, Path]) -> tuple[float, ...]:
+    return (
+        _number(compute, "Total Cycles", paths[0]) - _number(compute, "Stall Cycles", paths[0]),
+        round(_number(compute, "Mapping Efficiency %", paths[0]), 10),
+        round(_number(access, "SRAM IFMAP Reads", paths[1]), 6),
+        _number(access, "SRAM Filter Reads", paths[1]),
+        _number(access, "SRAM OFMAP Writes", paths[1]),
+    )
+
+
+def _number(row: dict[str, str], column: str, path: Path) -> float:
+    if column not in row:
+        raise InvalidInputError(f"{path}: column {column!r} is missing; there are {', '.join(row)}")
     try:
-        return (
-            float(compute["Total Cycles"]) - float(compute["Stall Cycles"]),
-            round(float(compute["Mapping Efficiency %"]), 10),
-            round(float(access["SRAM IFMAP Reads"]), 6),
-            float(access["SRAM Filter Reads"]),
-            float(access["SRAM OFMAP Writes"]),
-        )
-    except (KeyError, ValueError) as error:
-        raise InvalidInputError(f"{run}: a report lacks a column or a number: {error}") from error
+        return float(row[column])
+    except ValueError as error:
+        raise InvalidInputError(f"{path}: column {column!r}: {row[column]!r} is no number") from error
 
 
 def modelled(layer: Conv2d | Gemm, structure: KofN | None, config: ScaleSimConfig) -> tuple[float, ...]:
@@ -164,13 +172,19 @@ def _compare_storage(run: Path) -> list[tuple[str, float, float]]:
     path = run / "SPARSE_REPORT.csv"
     if not path.exists():
         return []
-    topology, rows = read_topology(run / "topology.csv"), []
-    for layer, row in zip(topology.workload.layers, _read_report(path), strict=True):
+    topology, report, rows = read_topology(run / "topology.csv"), _read_report(path), []
+    layers = topology.workload.layers
+    if len(layers) != len(report):
+        raise InvalidInputError(f"{run}: {len(layers)} layers, {len(report)} rows in {path.name}")
+    for layer, row in zip(layers, report, strict=True):
         assert isinstance(layer, Conv2d | Gemm)
-        structure = topology.structures[layer.name]
+        structure = topology.structures.get(layer.name)
+        if structure is None:
+            raise InvalidInputError(f"{run}: layer {layer.name!r} of {path.name} has no sparsity in topology.csv")
         outputs, kept = layer.as_gemm().n, structure.kept_per_row(layer)
         words = outputs * (kept + structure.index_bits_per_row(layer) / _WORD_BITS)
-        rows.append((f"{run.name}/{layer.name}", float(row["New Storage (Filter+Metadata)"]), words))
+        reported = _number(row, "New Storage (Filter+Metadata)", path)
+        rows.append((f"{run.name}/{layer.name}", reported, words))
     return rows
 
 
@@ -179,4 +193,6 @@ def _read_report(path: Path) -> list[dict[str, str]]:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError as error:
         raise InvalidInputError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+    except UnicodeDecodeError as error:
+        raise InvalidInputError(f"{path}: holds bytes that are no text; check the path") from error
     return [{key.strip(): (value or "").strip() for key, value in row.items() if key} for row in csv.DictReader(lines)]

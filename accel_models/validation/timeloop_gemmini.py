@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from accel_models.errors import InvalidInputError
 from accel_models.importers.timeloop import DosaRow, read_dosa
@@ -125,8 +125,8 @@ def model_energy_uj(rows: list[DosaRow], counts: NDArray[np.int64]) -> NDArray[n
     return picojoules * 1e-6
 
 
-def _access_pj(capacity_bytes: NDArray[np.int64] | NDArray[np.float64]) -> NDArray[np.float64]:
-    return ACCESS_PJ + ACCESS_PJ_PER_BYTE * capacity_bytes
+def _access_pj(capacity_bytes: ArrayLike) -> NDArray[np.float64]:
+    return ACCESS_PJ + ACCESS_PJ_PER_BYTE * np.asarray(capacity_bytes, np.float64)
 
 
 def _blocks(counts: NDArray[np.int64], block: NDArray[np.int64]) -> NDArray[np.int64]:

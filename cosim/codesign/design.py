@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from functools import lru_cache
 from typing import Any
 
 from torch import nn
@@ -14,7 +16,7 @@ from torch import nn
 from accel_models.accelerator import Accelerator, load_accelerator, parse_accelerator, set_by_path
 from cosim.codesign.study import StudySpec, parse_mask
 from cosim.errors import ConfigError
-from cosim.pruning.apply import filter_plans
+from cosim.pruning.apply import filter_plans, removable_groups
 from cosim.pruning.coupling import ChannelGroup
 from cosim.pruning.plan import LayerPlan, MaskPlan, PruningPlan
 from search import Categorical, SearchSpace
@@ -29,8 +31,8 @@ class LayerFacts:
     """Input channels of one group of the convolution."""
     kernel: int
     """Weights of one kernel (R x S)."""
-    source: str | None
-    """The channel group that the inputs belong to; None where a layer reads something else."""
+    sources: tuple[tuple[str, int], ...]
+    """Channel groups that the inputs belong to, and how many of the inputs one channel of the group makes."""
 
 
 @dataclass(frozen=True)
@@ -50,27 +52,32 @@ class Design:
     plan: PruningPlan
 
     def digest(self) -> str:
-        """Content hash; designs of one digest are one evaluation."""
-        text = self.accelerator.model_dump_json() + self.plan.to_json()
+        """Content hash; designs of one digest are one evaluation, whatever they are called."""
+        text = self.accelerator.model_dump_json(exclude={"name"}) + self.plan.to_json()
         return hashlib.sha256(text.encode()).hexdigest()
 
 
 def network_facts(name: str, model: nn.Module, groups: Sequence[ChannelGroup]) -> NetworkFacts:
     """Facts of a dense network and its channel groups."""
-    source = {consumer: group.name for group in groups for consumer in group.consumers}
+    sources: dict[str, list[tuple[str, int]]] = {}
+    for group in groups:
+        for part in group.slices:
+            if part.role == "in":
+                layer = part.name.rpartition(".")[0]
+                sources.setdefault(layer, []).append((group.name, len(part.indices[0])))
     layers = []
     for layer, module in model.named_modules():
         if isinstance(module, nn.Conv2d):
             kernel = module.kernel_size[0] * module.kernel_size[1]
-            layers.append(LayerFacts(layer, module.in_channels // module.groups, kernel, source.get(layer)))
+            layers.append(LayerFacts(layer, module.in_channels // module.groups, kernel, tuple(sources.get(layer, ()))))
         elif isinstance(module, nn.Linear):
-            layers.append(LayerFacts(layer, module.in_features, 1, source.get(layer)))
+            layers.append(LayerFacts(layer, module.in_features, 1, tuple(sources.get(layer, ()))))
     return NetworkFacts(name, tuple(groups), tuple(layers))
 
 
 def prunable(network: NetworkFacts) -> tuple[ChannelGroup, ...]:
     """The groups that can lose channels."""
-    return tuple(group for group in network.groups if group.locked is None)
+    return removable_groups(network.groups)
 
 
 def block_layers(spec: StudySpec, network: NetworkFacts) -> dict[str, tuple[LayerFacts, ...]]:
@@ -105,7 +112,9 @@ def block_layers(spec: StudySpec, network: NetworkFacts) -> dict[str, tuple[Laye
 
 def search_space(spec: StudySpec, network: NetworkFacts) -> SearchSpace:
     """Parameters: every hardware key, a share of filters per channel group, a mask and a weight width per block."""
-    parameters = [Categorical(key, tuple(_label(c) for c in choices)) for key, choices in spec.hardware.vary.items()]
+    parameters = [
+        Categorical(key, tuple(choice_label(c) for c in choices)) for key, choices in spec.hardware.vary.items()
+    ]
     parameters += [Categorical(f"keep.{group.name}", tuple(spec.plan.keep)) for group in prunable(network)]
     for block in block_layers(spec, network):
         parameters.append(Categorical(f"mask.{block}", tuple(spec.plan.masks)))
@@ -113,7 +122,7 @@ def search_space(spec: StudySpec, network: NetworkFacts) -> SearchSpace:
     return SearchSpace(parameters)
 
 
-def _label(choice: Any) -> str | int | float | bool:
+def choice_label(choice: Any) -> str | int | float | bool:
     """Composite values (a whole `weight_sparsity`) are searched under their JSON text."""
     return choice if isinstance(choice, str | int | float | bool) else json.dumps(choice, sort_keys=True)
 
@@ -125,19 +134,32 @@ def build_design(spec: StudySpec, network: NetworkFacts, params: Mapping[str, An
 
 def build_accelerator(spec: StudySpec, params: Mapping[str, Any]) -> Accelerator:
     """The base accelerator with the parameters' values."""
-    data = load_accelerator(spec.hardware.base).model_dump(mode="json", exclude_none=True)
-    for key, choices in spec.hardware.vary.items():
-        value = next(choice for choice in choices if _label(choice) == params[key])
+    vary = spec.hardware.vary
+    values = {key: next(c for c in choices if choice_label(c) == params[key]) for key, choices in vary.items()}
+    return set_hardware(spec.hardware.base, values)
+
+
+def set_hardware(base: str, values: Mapping[str, Any]) -> Accelerator:
+    """An accelerator with other values under some key paths, and a name that tells them."""
+    data = json.loads(_base_json(base))
+    for key, value in values.items():
         set_by_path(data, key, value, f"hardware.vary.{key}")
-    if spec.hardware.vary:
-        text = json.dumps({key: params[key] for key in spec.hardware.vary}, sort_keys=True)
+    if values:
+        text = json.dumps(dict(values), sort_keys=True)
         data["name"] = f"{data['name']}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
-    return parse_accelerator(data, f"design on {spec.hardware.base}")
+    return parse_accelerator(data, f"design on {base}")
+
+
+@lru_cache(maxsize=16)
+def _base_json(base: str) -> str:
+    """Read once a process: a YAML file takes longer than the rest of a design."""
+    return load_accelerator(base).model_dump_json(exclude_none=True)
 
 
 def build_plan(spec: StudySpec, network: NetworkFacts, params: Mapping[str, Any]) -> PruningPlan:
     """The plan that the parameters describe; which filters stay is left to a criterion."""
     kept = {group.name: _share(params[f"keep.{group.name}"], group.size) for group in prunable(network)}
+    removed = {group.name: group.size - kept[group.name] for group in prunable(network)}
     layers: dict[str, LayerPlan] = {
         layer.name: LayerPlan(weight_bits=spec.plan.weight_bits[-1]) for layer in network.layers
     }
@@ -147,7 +169,7 @@ def build_plan(spec: StudySpec, network: NetworkFacts, params: Mapping[str, Any]
                 layers[name] = layer.model_copy(update={"weight_bits": layers[name].weight_bits})
     for block, members in block_layers(spec, network).items():
         for member in members:
-            mask = _mask_plan(params[f"mask.{block}"], member, kept)
+            mask = _mask_plan(params[f"mask.{block}"], member, removed)
             layers[member.name] = layers[member.name].model_copy(
                 update={"mask": mask, "weight_bits": params[f"bits.{block}"]}
             )
@@ -158,10 +180,10 @@ def _share(ratio: float, size: int) -> int:
     return max(1, round(ratio * size))
 
 
-def _mask_plan(choice: str, layer: LayerFacts, kept: Mapping[str, int]) -> MaskPlan | None:
+def _mask_plan(choice: str, layer: LayerFacts, removed: Mapping[str, int]) -> MaskPlan | None:
     """The mask of one layer; a layer with fewer weights per output than one tile stays dense."""
     parsed = parse_mask(choice)
-    inputs = kept.get(layer.source or "", layer.inputs)
+    inputs = layer.inputs - sum(removed.get(group, 0) * width for group, width in layer.sources)
     if parsed is None:
         return None
     if parsed[0] == "kernel":
@@ -172,16 +194,16 @@ def _mask_plan(choice: str, layer: LayerFacts, kept: Mapping[str, int]) -> MaskP
 
 
 def plan_summary(plan: PruningPlan) -> str:
-    """One line for people: what differs from dense 8 bits, layer by layer."""
-    parts = []
-    for name, layer in plan.layers.items():
-        words = []
-        if layer.filters is not None:
-            words.append(f"{layer.filters.k}/{layer.filters.n} filters")
-        if layer.mask is not None:
-            words.append(f"{layer.mask.k} of {layer.mask.n} {layer.mask.granularity}s")
-        if layer.weight_bits != 8:
-            words.append(f"{layer.weight_bits} bits")
-        if words:
-            parts.append(f"{name}: {', '.join(words)}")
+    """One line for people: share of filters that stay, and how many layers have which mask and width."""
+    filters = [layer.filters for layer in plan.layers.values() if layer.filters is not None]
+    masks = Counter(
+        f"{layer.mask.k}:{layer.mask.n} {layer.mask.granularity}s"
+        for layer in plan.layers.values()
+        if layer.mask is not None
+    )
+    bits = Counter(f"{layer.weight_bits} bits" for layer in plan.layers.values() if layer.weight_bits != 8)
+    parts = [f"{name} in {count} layer{'s' * (count > 1)}" for name, count in [*masks.items(), *bits.items()]]
+    if filters:
+        kept = sum(f.k for f in filters) / sum(f.n for f in filters)
+        parts.insert(0, f"{100 * kept:.0f} % of the filters of {len(filters)} layer{'s' * (len(filters) > 1)}")
     return "; ".join(parts) or "dense, 8 bits"

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from accel_models.accelerator import load_accelerator
 from accel_models.cost import NetworkCost
 from accel_models.energy import area_mm2
 from accel_models.errors import NoMappingError
@@ -67,8 +68,15 @@ def problem_of(spec: StudySpec, cache: Path) -> Problem:
         objectives,
         constraints,
         canonical=lambda params: build_design(spec, network, params).digest(),
-        identity=spec.model_dump_json(exclude={"search", "name", "repeats"}),
+        identity=_identity(spec),
     )
+
+
+def _identity(spec: StudySpec) -> str:
+    """Digest of what an evaluation hangs on besides its parameters: the study and the base accelerator's content."""
+    text = spec.model_dump_json(exclude={"search", "name", "repeats"})
+    text += load_accelerator(spec.hardware.base).model_dump_json()
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def price_design(design: Design, spec: StudySpec, cache: Path) -> NetworkCost:
@@ -160,8 +168,7 @@ def _trained(identity: str, spec: StudySpec, cache: Path) -> Trained:
         else:
             fit(model, dataset(spec).train, _dense_recipe(spec), seed=seed)
             write_tensors(path, model.state_dict())
-        model = model.to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
-        _TRAINED[digest] = prepare(model, dataset(spec), spec.plan.criterion, seed=seed)
+        _TRAINED[digest] = prepare(model.eval(), dataset(spec), spec.plan.criterion, seed=seed)
     return _TRAINED[digest]
 
 

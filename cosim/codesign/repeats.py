@@ -105,7 +105,8 @@ class Repeat:
             "plan": compressed.plan.to_json(),
         }
         if seed == self.spec.seed:
-            write_tensors(_weights_path(self.out, digest), compressed.model.state_dict())
+            origin = {"network": self.spec.network, "dataset": self.spec.dataset, "seed": str(seed)}
+            write_tensors(_weights_path(self.out, digest), compressed.model.state_dict(), origin)
         write_json(_record_path(self.out, digest, seed), record)
         return record
 

@@ -16,13 +16,15 @@ from typing import Any, Literal
 
 import yaml
 
+from accel_models.accelerator import read_yaml
+from cosim.codesign.check import check_study
 from cosim.codesign.evaluator import Evaluator, one_thread, problem_of
 from cosim.codesign.front import write_front
 from cosim.codesign.repeats import repeat_front
 from cosim.codesign.study import StudySpec
-from cosim.errors import ConfigError
+from cosim.errors import ConfigError, InfeasibleError
 from cosim.files import write_json, write_text
-from search import ResumeError, SearchResult, TrialRecord, run_search
+from search import Problem, ResumeError, SearchResult, TrialRecord, run_search
 
 Phase = Literal["dense", "search", "random", "repeats"]
 
@@ -51,7 +53,13 @@ class StudyResult:
 
 
 def run_study(
-    spec: StudySpec, out: Path, *, resume: bool = False, workers: int = 1, on_progress: OnProgress | None = None
+    spec: StudySpec,
+    out: Path,
+    *,
+    resume: bool = False,
+    workers: int = 1,
+    on_progress: OnProgress | None = None,
+    where: str = "study",
 ) -> StudyResult:
     """Run a study into `out`, or continue it there.
 
@@ -60,49 +68,32 @@ def run_study(
     Parameters
     ----------
     out
-        Without `resume`, a folder that exists is moved aside first (`<out>.old-1`, …).
+        Without `resume`, the folder of an earlier run is moved aside first (`<out>.old-1`, …).
+    where
+        Origin of the study in messages.
 
     Raises
     ------
     ConfigError
-        `resume` finds another study in the folder; nothing is changed.
+        The study cannot be run, `resume` finds another study in the folder, or the folder holds something else than
+        a run; nothing is changed.
+    InfeasibleError
+        No trial keeps the limits; the trials are in trials.json.
     """
     tell = on_progress or (lambda progress: None)
     one_thread()
+    check_study(spec, where)
     _open(spec, out, resume)
     tell(Progress("dense", 0, 1))
     problem = problem_of(spec, out / "cache")
     tell(Progress("dense", 1, 1))
-
-    def search(sampler: str, phase: Literal["search", "random"]) -> SearchResult:
-        total, finished = spec.search.trials, 0
-
-        def on_trial(record: TrialRecord) -> None:
-            nonlocal finished
-            finished += 1
-            tell(Progress(phase, finished, total, record))
-
-        try:
-            return run_search(
-                problem,
-                Evaluator(spec, out / "cache"),
-                trials=total,
-                seed=spec.seed,
-                sampler=sampler,
-                population=spec.search.population,
-                batch_size=min(spec.search.batch, spec.search.population),
-                storage=out / f"{phase}.journal",
-                resume=True,
-                workers=workers,
-                initialize=one_thread,
-                on_trial=on_trial,
-            )
-        except ResumeError as error:
-            raise ConfigError(str(error)) from error
-
-    found = search(spec.search.sampler, "search")
+    run = _Run(spec, out, workers, tell, where, problem)
+    found = _search(run, spec.search.sampler, "search")
+    write_text(out / "study.yaml", _study_text(spec))
     write_json(out / "trials.json", [record.to_json() for record in found.trials])
-    random = search("random", "random") if spec.search.random_baseline else None
+    if not found.front():
+        raise InfeasibleError(_nothing_found(found, out))
+    random = _search(run, "random", "random") if spec.search.random_baseline else None
     repeats = repeat_front(
         spec, found, out, workers=workers, on_done=lambda done, total: tell(Progress("repeats", done, total))
     )
@@ -110,22 +101,81 @@ def run_study(
     return StudyResult(out, found, random, points)
 
 
+@dataclass(frozen=True)
+class _Run:
+    """What the phases of one run share."""
+
+    spec: StudySpec
+    out: Path
+    workers: int
+    tell: OnProgress
+    where: str
+    problem: Problem
+
+
+def _search(run: _Run, sampler: str, phase: Literal["search", "random"]) -> SearchResult:
+    settings, done = run.spec.search, 0
+
+    def on_trial(record: TrialRecord) -> None:
+        nonlocal done
+        done = max(done, record.number + 1)  # those of an interrupted run are not told again
+        run.tell(Progress(phase, done, settings.trials, record))
+
+    try:
+        return run_search(
+            run.problem,
+            Evaluator(run.spec, run.out / "cache"),
+            trials=settings.trials,
+            seed=run.spec.seed,
+            sampler=sampler,
+            population=settings.population,
+            batch_size=min(settings.batch, settings.population),
+            storage=run.out / f"{phase}.journal",
+            resume=True,
+            workers=run.workers,
+            initialize=one_thread,
+            on_trial=on_trial,
+        )
+    except ResumeError as error:
+        raise ConfigError(f"{run.where}: search: {error}") from error
+
+
 def _open(spec: StudySpec, out: Path, resume: bool) -> None:
     """Make the folder, or check that the one there holds this study."""
-    text = yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     study = out / "study.yaml"
-    if resume and study.exists():
-        _same_study(text, study)
-    elif out.exists() and any(out.iterdir()):
-        if resume:
-            raise ConfigError(f"{out}: --resume finds no study.yaml there; name the folder of a run, or leave it out")
+    is_run = study.is_file() and any((out / name).exists() for name in ("cache", "search.journal", "front.json"))
+    if is_run and resume:
+        _same_study(_study_text(spec), study)
+        return
+    if is_run:
         _move_aside(out)
-    write_text(study, text)
+    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(f"{out}: is there and no folder of a run (study.yaml and cache); give another --out")
+    (out / "cache").mkdir(parents=True)
+    write_text(study, _study_text(spec))
+
+
+def _study_text(spec: StudySpec) -> str:
+    return yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _nothing_found(found: SearchResult, out: Path) -> str:
+    """Why the front is empty, and how close the closest design came to each limit."""
+    counts = ", ".join(f"{number} {state}" for state, number in found.counts().items() if number)
+    text = f"none of {len(found.trials)} trials is a feasible design ({counts})"
+    for i, constraint in enumerate(found.problem.constraints):
+        excess = [r.evaluation.violations[i] for r in found.trials if r.evaluation and r.evaluation.violations[i] > 0]
+        if excess:
+            text += f"; {constraint.name}: {len(excess)} exceed it, by {min(excess):.3g} {constraint.unit} at least"
+    crash = next((record.error for record in found.trials if record.error), None)
+    if crash is not None:
+        text += f"; first crash: {crash.strip().splitlines()[-1]}"
+    return f"{text}; widen the limits or hardware.vary; every trial: {out / 'trials.json'}"
 
 
 def _same_study(text: str, study: Path) -> None:
     """Trials may be added; everything else must be as it was."""
-    now, then = yaml.safe_load(text), yaml.safe_load(study.read_text(encoding="utf-8"))
+    now, then = yaml.safe_load(text), read_yaml(study)
     for spec in (now, then):
         spec.get("search", {}).pop("trials", None)
     differing = [key for key in now if now[key] != then.get(key)]
@@ -137,7 +187,7 @@ def _same_study(text: str, study: Path) -> None:
 
 
 def _move_aside(out: Path) -> None:
-    number = 1
+    out, number = out.resolve(), 1
     while (old := out.with_name(f"{out.name}.old-{number}")).exists():
         number += 1
     out.rename(old)

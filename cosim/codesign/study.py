@@ -6,12 +6,21 @@ Docstrings stand right below their field; `examples/digits.yaml` is a complete o
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from accel_models.accelerator import explain, load_accelerator, parse_accelerator, read_yaml, set_by_path
+from accel_models.accelerator import (
+    Accelerator,
+    explain,
+    load_accelerator,
+    parse_accelerator,
+    read_yaml,
+    set_by_path,
+)
+from accel_models.energy import energy_table
 from accel_models.errors import AccelError
 from cosim.errors import ConfigError
 from cosim.pruning.criteria import criterion_names
@@ -41,7 +50,8 @@ class SearchSpec(_Strict):
     @classmethod
     def _known(cls, value: str) -> str:
         if value not in SAMPLERS:
-            raise ValueError(f"sampler {value!r} is none of {list(SAMPLERS)}")
+            near = difflib.get_close_matches(value, SAMPLERS, n=1, cutoff=0.0)[0]
+            raise ValueError(f"sampler {value!r} is unknown; did you mean {near!r}? Known: {', '.join(SAMPLERS)}")
         return value
 
 
@@ -75,6 +85,14 @@ class TrainingSpec(_Strict):
     """Scales the entropy penalty of the paper's values."""
 
 
+def _check_choices(name: str, choices: Sequence[Any]) -> None:
+    if not choices:
+        raise ValueError(f"{name}: give at least one value")
+    for i, choice in enumerate(choices):
+        if choice in choices[:i]:
+            raise ValueError(f"{name}: {choice!r} is there twice; drop one of them")
+
+
 class HardwareSpec(_Strict):
     """A base accelerator and what may change in it."""
 
@@ -87,8 +105,10 @@ class HardwareSpec(_Strict):
     @classmethod
     def _some(cls, value: dict[str, list[Any]]) -> dict[str, list[Any]]:
         for key, choices in value.items():
-            if not choices:
-                raise ValueError(f"{key}: give at least one value")
+            _check_choices(key, choices)
+            inside = next((other for other in value if other.startswith(f"{key}.")), None)
+            if inside is not None:
+                raise ValueError(f"{key} and {inside} both set {inside}; keep one of them")
         return value
 
 
@@ -124,15 +144,14 @@ class PlanSpec(_Strict):
     @model_validator(mode="after")
     def _some(self) -> Self:
         for name in ("keep", "masks", "weight_bits"):
-            if not getattr(self, name):
-                raise ValueError(f"{name}: give at least one value")
+            _check_choices(name, getattr(self, name))
         return self
 
 
 class StudySpec(_Strict):
     """One study: network, data, space, objectives, constraint, training."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")]
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     network: str
     dataset: str
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
@@ -179,7 +198,7 @@ def load_study(path: Path | str) -> StudySpec:
     path = Path(path)
     try:
         spec = StudySpec.model_validate(read_yaml(path))
-        _try_hardware(spec.hardware, str(path))
+        _try_hardware(spec, str(path))
     except ValidationError as error:
         raise ConfigError(explain(error, StudySpec, str(path))) from error
     except AccelError as error:
@@ -187,20 +206,25 @@ def load_study(path: Path | str) -> StudySpec:
     return spec
 
 
-def _try_hardware(hardware: HardwareSpec, where: str) -> None:
+def _try_hardware(spec: StudySpec, where: str) -> None:
     """Set every value of `vary` alone on the base, so that a wrong one is refused before the search."""
-    base = load_accelerator(hardware.base).model_dump(mode="json")
-    for key, choices in hardware.vary.items():
+    try:
+        base = load_accelerator(spec.hardware.base)
+    except AccelError as error:
+        raise ConfigError(f"{where}: hardware.base: {error}") from error
+    _try_prices(base, max(spec.plan.weight_bits), f"{where}: hardware.base")
+    for key, choices in spec.hardware.vary.items():
         for choice in choices:
-            data = _copy(base)
+            data = base.model_dump(mode="json")
             place = f"{where}: hardware.vary.{key}"
             set_by_path(data, key, choice, place)
-            parse_accelerator(data, f"{place} = {choice!r}")
+            _try_prices(parse_accelerator(data, f"{place} = {choice!r}"), max(spec.plan.weight_bits), place)
 
 
-def _copy(data: Any) -> Any:
-    if isinstance(data, dict):
-        return {key: _copy(value) for key, value in data.items()}
-    if isinstance(data, list):
-        return [_copy(item) for item in data]
-    return data
+def _try_prices(accelerator: Accelerator, weight_bits: int, where: str) -> None:
+    """What no field shows alone: prices that do not exist, weights wider than every multiplier."""
+    try:
+        energy_table(accelerator)
+        accelerator.multiplier_bits(weight_bits)
+    except AccelError as error:
+        raise ConfigError(f"{where}: {error}") from error

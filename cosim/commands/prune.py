@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,16 +15,18 @@ from torch import nn
 from accel_models.accelerator import load_accelerator
 from accel_models.cost import NetworkCost
 from accel_models.workload import Workload
+from cosim.codesign.check import check_images
 from cosim.codesign.design import Design
 from cosim.codesign.evaluator import one_thread, price_plan
 from cosim.commands.show import count, energy, percent, save, table
 from cosim.compress import Compressed, Recovery, Trained, compress, load_compressed, prepare
 from cosim.data import Dataset, load_dataset
-from cosim.errors import ConfigError
+from cosim.errors import ConfigError, PruningError
 from cosim.extract import extract_workload
-from cosim.files import read_tensors, write_tensors, write_text
+from cosim.files import read_origin, read_tensors, write_tensors, write_text
 from cosim.networks import build_network
-from cosim.pruning.apply import filter_plans
+from cosim.pruning.apply import attach_plan, filter_plans, removable_groups, remove_filters
+from cosim.pruning.coupling import trace_channel_groups
 from cosim.pruning.criteria import criterion_names
 from cosim.pruning.plan import LayerPlan, PruningPlan, load_plan
 from cosim.training import Recipe, evaluate, fit
@@ -53,6 +56,7 @@ def run_prune_command(request: PruneRequest, json_path: Path | None, console: Co
     one_thread()
     data = load_dataset(request.dataset, request.seed)
     model = build_network(request.network, request.seed)
+    _check_fit(request, model, data)
     if request.weights is not None:
         _measure(request, model, data, json_path, console)
     else:
@@ -66,8 +70,24 @@ def _check(request: PruneRequest) -> None:
         raise ConfigError(f"--keep {request.keep}: must be in (0, 1], the share of filters that stay")
     if request.weights is not None and request.plan is None:
         raise ConfigError(f"--weights {request.weights} needs the --plan that it belongs to")
+    if not (request.lr > 0 and math.isfinite(request.lr)):
+        raise ConfigError(f"--lr {request.lr}: must be a number above 0")
+    if request.accelerator is not None:
+        load_accelerator(request.accelerator)
     if request.criterion not in criterion_names():
         raise ConfigError(f"--criterion {request.criterion!r} is none of {', '.join(criterion_names())}")
+
+
+def _check_fit(request: PruneRequest, model: nn.Module, data: Dataset) -> None:
+    """Refuse, before anything is trained, data that the network does not take and a plan that it cannot have."""
+    example = check_images(model, request.network, data)
+    if request.plan is not None:
+        plan = _load_plan(request, request.plan)
+        try:
+            pruned = remove_filters(model, example, plan, trace_channel_groups(model, example), verify=False)
+            attach_plan(pruned, plan, seed=request.seed)
+        except PruningError as error:
+            raise ConfigError(f"{request.plan}: {error}") from error
 
 
 def _measure(request: PruneRequest, model: nn.Module, data: Dataset, json_path: Path | None, console: Console) -> None:
@@ -75,11 +95,27 @@ def _measure(request: PruneRequest, model: nn.Module, data: Dataset, json_path: 
     assert request.plan is not None
     assert request.weights is not None
     plan = _load_plan(request, request.plan)
-    pruned = load_compressed(model, torch.zeros(1, *data.input_shape), plan, read_tensors(request.weights))
+    state = read_tensors(request.weights)
+    _check_origin(request, request.weights)
+    try:
+        pruned = load_compressed(model, torch.zeros(1, *data.input_shape), plan, state)
+    except PruningError as error:
+        raise ConfigError(f"{request.weights}: {error}; give the weights that belong to {request.plan}") from error
     result = {"validation_accuracy": evaluate(pruned, data.validation), "test_accuracy": evaluate(pruned, data.test)}
     shown = ", ".join(f"{name.replace('_', ' ')} {percent(value)}" for name, value in result.items())
     console.print(f"{request.weights}: {shown}", markup=False, soft_wrap=True)
     save(json_path, result, console)
+
+
+def _check_origin(request: PruneRequest, path: Path) -> None:
+    """Another split would count images that the network was trained on."""
+    origin, given = read_origin(path), {"dataset": request.dataset, "seed": str(request.seed)}
+    for name, value in given.items():
+        if origin.get(name, value) != value:
+            raise ConfigError(
+                f"{path}: was trained with {name} {origin[name]}, not {value}; add --{name} {origin[name]} to measure "
+                "them on images that they have not seen"
+            )
 
 
 def _load_plan(request: PruneRequest, path: Path) -> PruningPlan:
@@ -107,9 +143,8 @@ def _prune(request: PruneRequest, model: nn.Module, data: Dataset, json_path: Pa
 def keep_plan(network: str, trained: Trained, keep: float | None) -> PruningPlan:
     """The same share of filters in every group that can lose some."""
     layers: dict[str, LayerPlan] = {}
-    for group in trained.groups:
-        if group.locked is None:
-            layers |= filter_plans(group, max(1, round((keep or 1.0) * group.size)))
+    for group in removable_groups(trained.groups):
+        layers |= filter_plans(group, max(1, round((keep or 1.0) * group.size)))
     return PruningPlan(network=network, layers=layers)
 
 
@@ -139,7 +174,8 @@ def _report(
     console.print(table(f"{request.network} on {request.dataset}", ["", *columns], rows))
     out = request.out or Path("runs") / f"prune-{request.network}"
     write_text(out / "plan.json", compressed.plan.to_json())
-    write_tensors(out / "weights.safetensors", compressed.model.state_dict())
+    origin = {"network": request.network, "dataset": request.dataset, "seed": str(request.seed)}
+    write_tensors(out / "weights.safetensors", compressed.model.state_dict(), origin)
     write_tensors(out / "masks.safetensors", compressed.masks)
     console.print(f"plan, weights and masks: {out}", markup=False, soft_wrap=True)
     save(json_path, columns, console)

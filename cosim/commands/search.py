@@ -32,7 +32,7 @@ def run_search_command(
     out = out or Path("runs") / spec.name
     start = time.perf_counter()
     with _Screen(console) as screen:
-        result = run_study(spec, out, resume=resume, workers=workers, on_progress=screen.show)
+        result = run_study(spec, out, resume=resume, workers=workers, on_progress=screen.show, where=str(study))
     report = write_report(out)
     _show_front(result, console)
     _show_totals(result, time.perf_counter() - start, console)
@@ -106,6 +106,15 @@ def _show_front(result: StudyResult, console: Console) -> None:
 def _show_totals(result: StudyResult, seconds: float, console: Console) -> None:
     counts = ", ".join(f"{number} {state}" for state, number in result.search.counts().items())
     console.print(f"{len(result.search.trials)} trials ({counts}), {len(result.points)} points, {seconds:.0f} s")
+    crash = next((record for record in result.search.trials if record.state == "crashed"), None)
+    if crash is not None:
+        last = (crash.error or "").strip().splitlines()[-1:]
+        console.print(
+            f"first crash: trial {crash.number}: {''.join(last)} (tracebacks: report.html, trials.json)",
+            style="yellow",
+            markup=False,
+            soft_wrap=True,
+        )
     volume = float(result.search.hypervolume_history()[-1])
     text = f"hypervolume: {result.search.sampler} {volume:.4f}"
     if result.random is not None:

@@ -17,7 +17,7 @@ from accel_models.importers.scalesim import read_topology
 from accel_models.sparsity import KofN
 from accel_models.workload import Workload, load_workload
 from cosim.commands.show import count, energy, percent, save, table
-from cosim.errors import ConfigError
+from cosim.errors import ConfigError, PruningError
 
 
 def run_simulate_command(
@@ -82,9 +82,12 @@ def _network_workload(name: str, plan: Path | None) -> tuple[Workload, Mapping[s
     loaded = load_plan(plan)
     if loaded.network != name:
         raise ConfigError(f"{plan}: network: the plan is for {loaded.network!r}, the workload is {name!r}")
-    pruned = remove_filters(model, example, loaded, trace_channel_groups(model, example))
-    workload, structures = extract_workload(pruned, example, name, loaded), weight_structures(loaded)
-    check_structures(workload, structures)
+    try:
+        pruned = remove_filters(model, example, loaded, trace_channel_groups(model, example))
+        workload, structures = extract_workload(pruned, example, name, loaded), weight_structures(loaded)
+        check_structures(workload, structures)
+    except PruningError as error:
+        raise ConfigError(f"{plan}: {error}") from error
     return workload, structures
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
@@ -71,32 +73,48 @@ def attach_plan(model: nn.Module, plan: PruningPlan, *, seed: int, init: MaskIni
 def _group_filters(plan: PruningPlan, groups: Sequence[ChannelGroup]) -> dict[ChannelGroup, FilterPlan]:
     """The filter plan of every group that loses channels; coupled layers must agree."""
     found: dict[ChannelGroup, FilterPlan] = {}
+    removable = set(removable_groups(groups))
     group_of = {layer: group for group in groups for layer in group.producers}
     for name, layer in plan.layers.items():
+        if name not in group_of:
+            near = difflib.get_close_matches(name, group_of, n=1, cutoff=0.0)
+            raise PruningError(
+                f"layers.{name}: the network has no such convolution or linear layer; nearest: {near[0]!r}"
+            )
         if layer.filters is None:
             continue
-        if name not in group_of:
-            raise PruningError(f"plan: layers.{name}: the network has no such convolution or linear layer")
         group = group_of[name]
         if group.locked is not None:
-            raise PruningError(f"plan: layers.{name}.filters: no filter of it can leave ({group.locked})")
+            raise PruningError(f"layers.{name}.filters: no filter of it can leave ({group.locked}); remove the entry")
+        if group not in removable:
+            raise PruningError(
+                f"layers.{name}.filters: its filters, or those of {', '.join(group.producers)}, belong to several "
+                "channel groups, which a plan cannot tell apart; remove the entry"
+            )
         if layer.filters.n != group.size:
             raise PruningError(
-                f"plan: layers.{name}.filters.n = {layer.filters.n}, but the layer has {group.size} filters"
+                f"layers.{name}.filters.n = {layer.filters.n}, but the layer has {group.size} filters; "
+                f"use n = {group.size}"
             )
         if found.setdefault(group, layer.filters) != layer.filters:
             raise PruningError(
-                f"plan: layers.{name}.filters: its channels are shared with {', '.join(group.producers)}; "
+                f"layers.{name}.filters: its channels are shared with {', '.join(group.producers)}; "
                 "give them the same k, n and keep"
             )
     for group in found:
         missing = [layer for layer in group.producers if plan[layer].filters is None]
         if missing:
             raise PruningError(
-                f"plan: layers.{missing[0]}.filters is missing: its channels are shared with "
+                f"layers.{missing[0]}.filters is missing: its channels are shared with "
                 f"{', '.join(group.producers)}, which lose filters"
             )
     return {group: filters for group, filters in found.items() if filters.k < filters.n}
+
+
+def removable_groups(groups: Sequence[ChannelGroup]) -> tuple[ChannelGroup, ...]:
+    """The groups whose filters a plan can remove: not locked, and every producer has all its filters in the group."""
+    times = Counter(layer for group in groups for layer in group.producers)
+    return tuple(g for g in groups if g.locked is None and all(times[layer] == 1 for layer in g.producers))
 
 
 def filter_plans(group: ChannelGroup, k: int) -> dict[str, LayerPlan]:

@@ -7,6 +7,7 @@ after removal.
 
 from __future__ import annotations
 
+import difflib
 import json
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -98,10 +99,24 @@ def load_plan(path: Path | str) -> PruningPlan:
     """
     path = Path(path)
     try:
-        return PruningPlan.model_validate_json(path.read_text())
+        return PruningPlan.model_validate_json(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise PruningError(f"{path}: cannot be read ({error.strerror}); give the path of a plan file") from error
+    except UnicodeDecodeError as error:
+        raise PruningError(f"{path}: is no text; give the path of a plan file (JSON)") from error
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "(top)"
-        raise PruningError(f"{path}: {where}: {first['msg']}") from error
+        raise PruningError(f"{path}: {_first_fault(error)}") from error
+
+
+def _first_fault(error: ValidationError) -> str:
+    """Field, what is wrong with it, and the nearest key or the value given."""
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "json_invalid":
+        return f"is no JSON ({first['msg']}); give the path of a plan file"
+    if first["type"] == "extra_forbidden":
+        keys = [key for model in (PruningPlan, LayerPlan, FilterPlan, MaskPlan) for key in model.model_fields]
+        near = difflib.get_close_matches(str(first["loc"][-1]), keys, n=1, cutoff=0.0)[0]
+        return f"{where}: unknown key; did you mean {near!r}?"
+    given = "" if first["type"] == "missing" or isinstance(first["input"], dict) else f" (given: {first['input']!r})"
+    return f"{where or '(top)'}: {first['msg'].removeprefix('Value error, ')}{given}"

@@ -125,7 +125,7 @@ def test_latency_bounds_hold_and_parts_sum_to_it(
     assert traffic.latency_cycles >= dram_bits / small.dram_bits_per_cycle
     parts = (
         traffic.fill_cycles + traffic.compute_cycles + traffic.buffer_stall_cycles
-        + traffic.dram_stall_cycles + traffic.drain_cycles
+        + traffic.dram_stall_cycles + traffic.single_buffer_cycles + traffic.drain_cycles
     )  # fmt: skip
     assert traffic.latency_cycles == parts
 
@@ -206,6 +206,9 @@ def test_dram_traffic_equals_the_walked_schedule(
     shape = shape_of(layer)
     traffic = systolic.cheapest_schedule(product, array, PRICES)
     stays = capacities_allow(product, array, traffic.t_block)
+    if traffic.single_buffer_cycles > 0:
+        assert min(cols, product.n) * product.column_bits <= weight_bits
+        stays["weight_strip"] = True
     walked = walk_schedule(
         shape, (rows, cols), dataflow, ORDERS[traffic.schedule], traffic.held_folds, traffic.t_block, stays
     )

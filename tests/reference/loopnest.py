@@ -7,7 +7,7 @@ stationarity rule, only sets. Slow: for layers of some thousand MACs.
 from __future__ import annotations
 
 from collections import defaultdict
-from itertools import product
+from itertools import pairwise, product
 
 from accel_models.mapping import DIMS, OPERANDS, LoopShape, Mapping
 
@@ -85,7 +85,7 @@ class Walker:
         levels = self.holders(operand)
         self.tiles.setdefault((operand, (levels[0], ())), self.tile(operand, (levels[0], ()), now))
         self.note_tile(levels[0], operand, self.tiles[operand, (levels[0], ())])
-        for parent, child in zip(levels, levels[1:], strict=False):
+        for parent, child in pairwise(levels):
             wanted: dict[Buffer, list[frozenset[Element]]] = defaultdict(list)
             for buffer in self.buffers(child):
                 tile = self.tile(operand, buffer, now)
@@ -123,7 +123,7 @@ class Walker:
     def drain_outputs(self, now: dict[int, int] | None) -> None:
         """Tiles that change leave, innermost level first; at the end (`now` is None) all of them."""
         levels = self.holders("output")[:-1]
-        for parent, child in reversed(list(zip(levels, levels[1:], strict=False))):
+        for parent, child in reversed(list(pairwise(levels))):
             for outer, siblings in self.groups(parent, child).items():
                 leaving = []
                 for buffer in siblings:
@@ -140,7 +140,7 @@ class Walker:
     def fill_outputs(self, now: dict[int, int]) -> None:
         levels = self.holders("output")[:-1]
         self.note_tile(levels[0], "output", self.tile("output", (levels[0], ()), now))
-        for parent, child in zip(levels, levels[1:], strict=False):
+        for parent, child in pairwise(levels):
             for outer, siblings in self.groups(parent, child).items():
                 known = set(self.live.get(("output", outer), ()))
                 for buffer in siblings:

@@ -1,0 +1,1 @@
+"""Measurements behind every speed and quality figure of the documents; `scripts/bench` runs them."""

@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import pytest
+
+from accel_models.errors import InvalidInputError
+from accel_models.row_stationary import RowStationarySpace, optimal_mapping
+from accel_models.validation import eyeriss_isca16, eyeriss_jssc17
+
+ISCA16 = "reference/published/eyeriss_isca16_fig10_alexnet_energy.csv"
+JSSC17 = "reference/published/eyeriss_jssc17_table5_alexnet_chip.csv"
+
+
+def test_alexnet_has_its_published_operations():
+    macs = {name: layer.macs for name, layer in eyeriss_isca16.alexnet(4).items()}
+    assert macs["conv1"] == 421_660_800
+    assert macs["conv2"] == 895_795_200
+    assert macs["conv5"] == 299_040_768
+    assert eyeriss_isca16.alexnet(1)["fc1"].weight_elements == 37_748_736
+
+
+@pytest.mark.validation
+def test_every_entry_of_figure_10_is_met(shared):
+    result = eyeriss_isca16.validate(shared / ISCA16, cases=None)
+    assert result.passed
+    assert result.rows == 8
+    assert len(result.cases) == 24
+    for case in result.cases:
+        assert abs(case.model - case.reference) <= eyeriss_isca16.TOLERANCE, case
+
+
+@pytest.mark.validation
+def test_the_chip_has_its_latency_and_active_pes(shared):
+    result = eyeriss_jssc17.validate(shared / JSSC17, cases=None)
+    worst = {q.quantity: q.max_abs_error for q in result.quantities}
+    assert result.rows == 5
+    assert worst["processing_latency_ms"] <= eyeriss_jssc17.LATENCY_BAR
+    assert worst["active_pes"] == 0
+    assert result.exact_share == 1
+
+
+@pytest.mark.validation
+def test_the_chips_power_is_met_where_zeros_make_up_for_the_missing_clock_tree(shared):
+    """conv1 and conv2 draw more than the prices explain: these have no clock and control energy, nor zero gating."""
+    cases = {c.case: c for c in eyeriss_jssc17.validate(shared / JSSC17, cases=None).cases if c.quantity == "power_mW"}
+    met = {name for name, case in cases.items() if abs(case.relative_error) <= eyeriss_jssc17.POWER_BAR}
+    assert met == {"conv3", "conv4", "conv5"}
+    assert cases["conv1"].relative_error > -0.34
+    assert cases["conv2"].relative_error > -0.26
+
+
+def test_the_chips_own_mapping_of_conv4_is_found():
+    mapping = eyeriss_jssc17.map_layer(eyeriss_isca16.alexnet(4)["conv4"]).mapping
+    assert (mapping.m, mapping.n, mapping.e) == (64, 4, 13)
+    assert (mapping.p, mapping.q, mapping.r, mapping.t) == (16, 3, 2, 2)
+
+
+def test_freer_mappings_of_conv1_move_less_than_the_figure_shows():
+    layer = eyeriss_isca16.alexnet(16)["conv1"]
+    free = RowStationarySpace(narrow_strips=True, input_held=True)
+    published = eyeriss_isca16.map_layer(layer)
+    better = optimal_mapping(layer, eyeriss_isca16.ARRAY, eyeriss_isca16.PRICES, space=free)
+    assert better.total_energy < published.total_energy
+    assert better.counts.dram_accesses < 0.85 * published.counts.dram_accesses
+
+
+@pytest.mark.parametrize("module", [eyeriss_isca16, eyeriss_jssc17])
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("layer\n", "no rows"),
+        ("layer,alu_1e9\nconv9,1\n", "line 2: layer 'conv9'"),
+        ("layer,alu_1e9\nconv1,many\n", "line 2: .* is not a number"),
+    ],
+)
+def test_a_faulty_table_is_refused_by_line(tmp_path, module, text, named):
+    path = tmp_path / "table.csv"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(InvalidInputError, match=named):
+        module.validate(path)
+
+
+@pytest.mark.parametrize("module", [eyeriss_isca16, eyeriss_jssc17])
+def test_absent_data_says_where_it_comes_from(tmp_path, module):
+    with pytest.raises(InvalidInputError, match="nn_dataflow"):
+        module.validate(tmp_path / "absent.csv")
