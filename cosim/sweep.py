@@ -107,11 +107,10 @@ def run_sweep(
     base = load_accelerator(spec.base)
     choices = _choices(spec, base)
     _open(spec, out, resume)
-    state = read_json(out / "state.json") if (out / "state.json").exists() else {"parts": 0, "front": []}
-    points: list[dict[str, Any]] = state["front"]
+    finished, points = _state(out / "state.json")
     for number, start in enumerate(range(0, spec.designs, spec.chunk)):
         rows = min(spec.chunk, spec.designs - start)
-        if number >= state["parts"]:
+        if number >= finished:
             designs = _designs(spec, base, choices, number, start, rows)
             scores = evaluate_designs(base, workload, designs)
             _write_part(out / f"part-{number:05d}.{spec.format}", designs, scores)
@@ -120,6 +119,14 @@ def run_sweep(
         on_done(start + rows, spec.designs)
     write_text(out / "front.csv", _csv(points))
     return points
+
+
+def _state(path: Path) -> tuple[int, list[dict[str, Any]]]:
+    """Parts that are finished, and their front."""
+    if not path.exists():
+        return 0, []
+    state = read_json(path)
+    return state["parts"], state["front"]
 
 
 def _choices(spec: SweepSpec, base: Accelerator) -> dict[str, NDArray[Any]]:

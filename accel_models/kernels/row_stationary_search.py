@@ -159,6 +159,6 @@ def _better(problem: Problem, array: Array, prices: Prices, goal: int, pick: Pic
         cost = float(cycles)
     elif goal == EDP:
         cost *= cycles
-    if cost > best.cost or (cost == best.cost and cycles < best.cycles):
+    if cost < best.cost or (cost == best.cost and cycles < best.cycles):
         return Found(pick, cost, cycles, tried)
     return Found(best.pick, best.cost, best.cycles, tried)

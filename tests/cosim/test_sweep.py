@@ -29,7 +29,7 @@ def sweep(out: Path, resume: bool = False, **changes: Any) -> list[dict[str, Any
 
 
 def rows_of(out: Path) -> list[dict[str, str]]:
-    return [row for part in sorted(out.glob("part-*.csv")) for row in csv.DictReader(part.open())]
+    return [row for part in sorted(out.glob("part-*.csv")) for row in csv.DictReader(part.read_text().splitlines())]
 
 
 def test_a_grid_holds_every_combination_once_with_its_simulated_cost(tmp_path: Path):
@@ -59,16 +59,16 @@ def test_random_samples_are_the_seeds(tmp_path: Path):
 
 
 def test_a_sweep_that_was_cut_off_resumes_to_the_same_files(tmp_path: Path):
-    class Cut(Exception):
+    class CutError(Exception):
         pass
 
     def cut(done: int, total: int) -> None:
         if done >= 5:
-            raise Cut
+            raise CutError
 
     whole = sweep(tmp_path / "whole")
     spec = SweepSpec(name="s", workload="w", base="edge_os_16x16", vary=VARY, chunk=5)
-    with pytest.raises(Cut):
+    with pytest.raises(CutError):
         run_sweep(spec, WORKLOAD, tmp_path / "cut", resume=False, on_done=cut)
     assert sweep(tmp_path / "cut", resume=True) == whole
     files = [{p.name: p.read_text() for p in (tmp_path / n).iterdir()} for n in ("whole", "cut")]
