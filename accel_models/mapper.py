@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import product
-from math import ceil, inf, prod
+from math import ceil, gcd, inf, prod
 from time import perf_counter
 from typing import Literal
 
@@ -62,7 +62,9 @@ class SpatialAxis:
         if unknown:
             raise InvalidInputError(f"axis inside {self.level!r}: dims {unknown}: the dimensions are {', '.join(DIMS)}")
         if not isinstance(self.size, int) or isinstance(self.size, bool) or self.size < 1:
-            raise InvalidInputError(f"axis inside {self.level!r}: size = {self.size!r} must be an integer of at least 1")
+            raise InvalidInputError(
+                f"axis inside {self.level!r}: size = {self.size!r} must be an integer of at least 1"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,7 +169,11 @@ def find_mapping(
     if objective == "latency" and result.complete and perf_counter() < deadline:
         cheap = _search(shape, shapes, hierarchy, "energy", result.cycles, deadline, result)
         return replace(
-            cheap, objective="latency", value=result.value, lower_bound=result.lower_bound, complete=cheap.complete,
+            cheap,
+            objective="latency",
+            value=result.value,
+            lower_bound=result.lower_bound,
+            complete=cheap.complete,
             searched=result.searched + cheap.searched,
         )
     return result
@@ -238,20 +244,351 @@ class _Problem:
         self.sets = 1 if objective == 0 and cap == inf else 1 + self.n_levels
         self.extents = np.array([shape.extents[dim] for dim in DIMS], np.int64)
         self.hardware = _hardware(shape, hierarchy, self.sets)
-        self.space = _space(shape, hierarchy)
+        self.space = _space(shape, hierarchy, self.sets)
         ways = self.space.ways[:, 0].astype(float)
         self.most = np.array([1.0, *(prod(ways[c - 1 :]) for c in range(1, self.n_levels + 1)), 1.0])
         reach = np.array([prod(ways[:level]) for level in range(self.n_levels)])
         self.rates = self.hardware.bandwidth * reach
-        self.floors = self._first_floors()
-
-    def _first_floors(self) -> NDArray[np.float64]:
-        """Of each stage and price set, a floor of all its choices."""
-        floors = np.zeros((self.n_levels + 2, self.sets))
-        kernel.least_floors(self.extents, self.space, self.hardware, floors)
-        return floors
+        self.group_floors = np.empty((self.n_levels + 1, len(self.space.vectors), self.sets))
+        kernel.group_floors(self.extents, self.space, self.hardware, self.group_floors)
+        self.floors = np.zeros((self.n_levels + 2, self.sets))
+        self.floors[1:-1] = self.group_floors[1:].min(axis=1)
+        self.room = _room(self.n_levels, self.sets)
+        if self.sets == 1 and ways[0] == 1:
+            trial = np.zeros((self.n_levels, 8), np.int64)
+            self.floors[1] = kernel.least_first(
+                self.group_floors[1, :, 0], self.extents, self.space, self.hardware, self.room, trial
+            )
 
     def bound(self) -> float:
+        """A value that no mapping is below."""
         total = self.hardware.fixed + self.floors.sum(axis=0)
-        steps = self.shape.macs / self.most[1]
-        return float(kernel.value_of(total, steps, self.rates, self.objective, self.cap))
+        return float(kernel.value_of(total, self.shape.macs / self.most[1], self.rates, self.objective, self.cap))
+
+    def stages(self, theta: float) -> list[tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]] | None:
+        """The choices of every stage that may lead below theta; None where a stage has none."""
+        ways = self.space.ways[:, 0]
+        lists: list[tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]] = []
+        for c in range(1, self.n_levels + 1):
+            rest = self.hardware.fixed + self.floors.sum(axis=0) - self.floors[c]
+            steps = self.shape.macs / self.most[1] * ways[c - 1]
+            listed = kernel.list_stage(
+                c,
+                theta,
+                rest,
+                steps,
+                self.rates,
+                self.objective,
+                self.cap,
+                self.extents,
+                self.space,
+                self.hardware,
+                self.group_floors,
+            )
+            if not len(listed[0]):
+                return None
+            if c == 1 and self.sets == 1:
+                kernel.price_first(
+                    listed[0],
+                    listed[2],
+                    listed[1],
+                    rest[0],
+                    self.extents,
+                    self.space,
+                    self.hardware,
+                    self.room,
+                    np.zeros((self.n_levels, 8), np.int64),
+                )
+                listed = _resorted(listed)
+            lists.append(listed)
+        return lists
+
+    def run(self, theta: float, best: float, deadline: float) -> _Pass:
+        """One pass below theta."""
+        listed = self.stages(theta)
+        done = _Pass(best)
+        if listed is None:
+            return done
+        sizes = np.cumsum([0] + [len(rows) for rows, _, _ in listed])
+        starts = np.concatenate([[0], sizes]).astype(np.int64)
+        rests = np.zeros((self.n_levels + 3, self.sets))
+        for c in range(self.n_levels + 1, 0, -1):
+            least = _least(listed[c - 1][2]) if c <= self.n_levels else 0.0
+            rests[c] = rests[c + 1] + least
+        rests[1:] += self.hardware.fixed
+        pointer, state = np.zeros(self.n_levels + 2, np.int64), np.array([1, 0, 0], np.int64)
+        pointer[1] = -1
+        value, vectors = np.array([best]), np.zeros((self.n_levels + 1, 2), np.int64)
+        order, trial = np.zeros((2, self.n_levels, 8), np.int64)
+        for (pairs, _, _), start in zip(listed, sizes, strict=False):
+            pairs[:, 2] += start
+        pairs, bounds, floors = (np.concatenate(part) for part in zip(*listed, strict=True))
+        while not kernel.search_tiles(
+            pairs,
+            bounds,
+            floors,
+            starts,
+            rests,
+            self.most,
+            theta,
+            self.objective,
+            self.cap,
+            NODES,
+            self.extents,
+            self.space,
+            self.hardware,
+            self.room,
+            pointer,
+            state,
+            value,
+            vectors,
+            order,
+            trial,
+        ):
+            if perf_counter() > deadline:
+                done.ended = False
+                break
+        done.nodes = int(state[1])
+        if value[0] < best:
+            done.value = float(value[0])
+            done.row = self.space.vectors[vectors[1:, 0]], self.space.vectors[vectors[1:, 1]], order
+        return done
+
+
+def _resorted(
+    listed: tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]],
+) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
+    """The choices of a stage by ascending bound, each a group of its own: no instances outside it share anything."""
+    pairs, bounds, floors = listed
+    ascending = np.argsort(bounds[:, 0], kind="stable")
+    pairs, bounds, floors = pairs[ascending], bounds[ascending], floors[ascending]
+    pairs[:, 2] = np.arange(1, len(pairs) + 1)
+    bounds[:, 1] = bounds[:, 0]
+    floors[:, 1] = floors[:, 0]
+    return pairs, bounds, floors
+
+
+def _least(floors: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Of each price set, over the choices of a stage; float64[X, 2, M, FLOORS]."""
+    return np.maximum(floors[:, 0, :, :4].min(axis=2), floors[:, 0, :, -1]).min(axis=0)
+
+
+class _Pass:
+    """What one pass found: value and, where it is new, (groups, tiles, order)."""
+
+    def __init__(self, best: float) -> None:
+        self.value, self.ended, self.nodes = best, True, 0
+        self.row: tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]] | None = None
+
+
+def _search(
+    shape: LoopShape,
+    shapes: list[LoopShape],
+    hierarchy: Hierarchy,
+    objective: Objective,
+    cap: float,
+    deadline: float,
+    start: MapperResult | None = None,
+) -> MapperResult:
+    problems = [_Problem(padded, hierarchy, OBJECTIVES[objective], cap) for padded in shapes]
+    bounds = [problem.bound() for problem in problems]
+    if start is None:
+        start = _scored(shape, shapes[0], hierarchy, objective, _plain_row(shapes[0], len(hierarchy.levels)))
+    best = start.energy_pj if objective == "energy" else start.value
+    proven, gap, nodes = min(bounds), FIRST_GAP, 0
+    while True:
+        theta = min(proven0 * (1.0 + gap) if (proven0 := min(bounds)) > 0.0 else best, best)
+        ended = True
+        for problem, bound in sorted(zip(problems, bounds, strict=True), key=lambda pair: pair[1]):
+            if bound >= min(theta, best):
+                continue
+            done = problem.run(theta, best, deadline)
+            nodes += done.nodes
+            if done.row is not None:
+                best = done.value
+                start = _scored(shape, problem.shape, hierarchy, objective, _row(problem, done.row))
+            ended = ended and done.ended
+            if perf_counter() > deadline:
+                ended = ended and bound == max(bounds)
+                break
+        if ended:
+            proven = max(proven, min(theta, best))
+        if not ended or best <= theta:
+            break
+        gap *= 2.0
+    complete = ended and best <= theta
+    value = start.energy_pj if objective == "energy" else start.value
+    return replace(
+        start,
+        objective=objective,
+        value=value,
+        lower_bound=value if complete else min(proven, value),
+        complete=complete,
+        searched=nodes,
+    )
+
+
+def _plain_row(shape: LoopShape, n_levels: int) -> MappingTable:
+    """Every loop at the outermost level: legal where anything is."""
+    temporal = np.ones((1, n_levels, 8), np.int32)
+    temporal[0, 0] = [shape.extents[dim] for dim in DIMS]
+    order = np.broadcast_to(np.arange(8, dtype=np.int8), temporal.shape)
+    return MappingTable(temporal, np.ones_like(temporal), order)
+
+
+def _row(problem: _Problem, row: tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]) -> MappingTable:
+    groups, tiles, order = row
+    outside = np.vstack([problem.extents, tiles[:-1]])
+    factors = (outside // groups)[None], (groups // tiles)[None]
+    return MappingTable(factors[0].astype(np.int32), factors[1].astype(np.int32), order[None].astype(np.int8))
+
+
+def _scored(
+    shape: LoopShape, padded: LoopShape, hierarchy: Hierarchy, objective: Objective, table: MappingTable
+) -> MapperResult:
+    scores = evaluate_mappings(padded, hierarchy.levels, table, hierarchy.prices, hierarchy.mac_pj)
+    cycles, energy = int(scores.cycles[0]), float(scores.energy_pj[0])
+    value = {"energy": energy, "latency": float(cycles), "edp": cycles * energy}[objective]
+    return MapperResult(
+        shape=shape,
+        padded=padded,
+        mapping=table.mapping(0, hierarchy.levels),
+        cycles=cycles,
+        energy_pj=energy,
+        objective=objective,
+        value=value,
+        lower_bound=0.0,
+        complete=False,
+        searched=0,
+    )
+
+
+def _hardware(shape: LoopShape, hierarchy: Hierarchy, sets: int) -> kernel.Hardware:
+    levels, prices = level_table(hierarchy.levels), hierarchy.prices
+    n_levels = len(levels)
+    read, write = np.zeros((2, sets, n_levels + 1, 3))
+    for level, price in enumerate(prices):
+        read[0, level] = [price.read_pj.get(o, 0.0) for o in OPERANDS]
+        write[0, level] = [price.write_pj.get(o, 0.0) for o in OPERANDS]
+        if sets > 1 and price.bandwidth < inf:
+            read[1 + level, level] = write[1 + level, level] = 1.0
+    parents = np.full((3, n_levels + 1), -1, np.int64)
+    tail, outputs = np.zeros((sets, n_levels + 1)), np.zeros(sets)
+    for operand in range(3):
+        holders = [level for level in range(n_levels) if levels[level, operand]] + [n_levels]
+        for parent, child in zip(holders, holders[1:], strict=False):
+            parents[operand, child] = parent
+    pairs = [(int(parents[2, child]), child) for child in range(n_levels + 1) if parents[2, child] >= 0]
+    for parent, child in reversed(pairs):
+        tail[:, child] = outputs
+        outputs = outputs + read[:, parent, 2] + write[:, child, 2]
+    fixed = -outputs * shape.words("output")
+    fixed[0] += hierarchy.mac_pj * shape.macs
+    bandwidth = np.array([price.bandwidth for price in prices])
+    return kernel.Hardware(levels, parents, read, write, tail, bandwidth, fixed)
+
+
+def _space(shape: LoopShape, hierarchy: Hierarchy, sets: int) -> kernel.Space:
+    extents = [shape.extents[dim] for dim in DIMS]
+    lists = [[d for d in range(1, n + 1) if n % d == 0] for n in extents]
+    divisors = np.zeros((8, max(map(len, lists))), np.int64)
+    digit = np.zeros((8, max(extents) + 1), np.int64)
+    for dim, row in enumerate(lists):
+        divisors[dim, : len(row)] = row
+        digit[dim, row] = np.arange(len(row))
+    counts = [len(row) for row in lists]
+    radix = np.array([prod(counts[dim + 1 :]) for dim in range(8)], np.int64)
+    vectors = np.stack(np.meshgrid(*lists, indexing="ij"), axis=-1).reshape(-1, 8).astype(np.int64)
+    fits = np.array([_fits(shape, hierarchy, level, vectors) for level in range(len(hierarchy.levels))])
+    fits = np.vstack([fits, (vectors == 1).all(axis=1)])
+    spreads = np.array([_spreads(hierarchy, level, vectors) for level in hierarchy.levels])
+    ways = np.ones((len(spreads), 4), np.int64)
+    for level, row in enumerate(spreads):
+        legal = vectors[row]
+        ways[level, 0] = legal.prod(axis=1).max()
+        for i, operand in enumerate(OPERANDS):
+            unused = [d for d, dim in enumerate(DIMS) if dim not in RELEVANT[operand]]
+            ways[level, 1 + i] = legal[:, unused].prod(axis=1).max()
+    prime = np.array([0, 1, *(next(p for p in range(2, n + 1) if n % p == 0) for n in range(2, max(extents) + 1))])
+    geometry = np.array(shape.stride + shape.dilation, np.int64)
+    merges = np.array([[_merges(hierarchy, level, dim, sets) for dim in DIMS] for level in range(len(spreads) + 1)])
+    return kernel.Space(vectors, divisors, digit, radix, fits, spreads, ways, merges, prime, geometry)
+
+
+def _merges(hierarchy: Hierarchy, level: int, dim: str, sets: int) -> bool:
+    """Whether, for energy alone, instances next to each other along a dimension are better one with a larger tile.
+
+    At the last level, where nothing further in depends on the order: what is new to the larger tile is new to one of
+    the smaller ones, so nothing is moved more often. An operand that passes by this level must not be shared among the
+    instances.
+    """
+    if sets > 1 or level != len(hierarchy.levels) - 1:
+        return False
+    shared = {"weight": "NPQ", "input": "KPQRS", "output": "CRS"}
+    return all(dim not in shared[o] for o in OPERANDS if o not in hierarchy.levels[level].holds)
+
+
+def _fits(shape: LoopShape, hierarchy: Hierarchy, index: int, vectors: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Which tiles fit a level."""
+    room, level = hierarchy.room_bytes(index), hierarchy.levels[index]
+    if room is None:
+        return np.ones(len(vectors), np.bool_)
+    n, g, k, c, p, q, r, s = vectors.T
+    words = {"weight": g * k * c * r * s, "output": n * g * k * p * q}
+    words["input"] = n * g * c * _positions(p, r, shape.stride[0], shape.dilation[0])
+    words["input"] *= _positions(q, s, shape.stride[1], shape.dilation[1])
+    need = np.zeros(len(vectors), np.int64)
+    for operand, bits in zip(OPERANDS, level.word_bits, strict=True):
+        if operand in level.holds:
+            need += -(-words[operand] * bits // 8)
+    return need <= room
+
+
+def _positions(outputs: NDArray[np.int64], taps: NDArray[np.int64], stride: int, dilation: int) -> NDArray[np.int64]:
+    """`mapping.axis_elements` of arrays."""
+    common = gcd(stride, dilation)
+    twice = np.maximum(0, outputs - dilation // common) * np.maximum(0, taps - stride // common)
+    return outputs * taps - twice
+
+
+def _spreads(hierarchy: Hierarchy, level: StorageLevel, vectors: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Which factors the axes inside a level take: each split over axes that allow its dimension, within their sizes."""
+    axes = [axis for axis in hierarchy.axes if axis.level == level.name]
+    index = {tuple(vector): i for i, vector in enumerate(vectors.tolist())}
+    found = {(1,) * 8}
+    for axis in axes:
+        allowed = np.array([dim in axis.dims for dim in DIMS])
+        along = vectors[((vectors == 1) | allowed).all(axis=1) & (vectors.prod(axis=1) <= axis.size)].tolist()
+        found = {
+            grown
+            for old in found
+            for new in along
+            if (grown := tuple(a * b for a, b in zip(old, new, strict=True))) in index
+        }
+    if level.fanout is not None:
+        found = {vector for vector in found if prod(vector) <= level.fanout}
+    legal = np.zeros(len(vectors), np.bool_)
+    legal[[index[vector] for vector in found]] = True
+    return legal
+
+
+def _room(n_levels: int, sets: int) -> Room:
+    states = 8 * max(1, n_levels - 1) + 2
+    return Room(
+        lines=np.zeros((n_levels + 1, 2, 6), np.int64),
+        visit=np.zeros((n_levels + 1, 3, sets)),
+        fetch=np.zeros((n_levels + 1, 2, sets)),
+        least=np.zeros((n_levels + 1, 5)),
+        floor=np.zeros((n_levels + 1, sets)),
+        flags=np.zeros((states, n_levels + 1), np.int64),
+        back=np.zeros((states, n_levels + 1, 2), np.int64),
+        inside=np.ones((states, n_levels + 1)),
+        sums=np.zeros((states, sets)),
+        inputs=np.zeros((states, n_levels + 1, sets)),
+        base=np.zeros(sets),
+        total=np.zeros(sets),
+        sure=np.zeros(states, np.bool_),
+        path=np.zeros((states, 2), np.int64),
+        masks=np.zeros((states, 4), np.int64),
+        trial=np.zeros((n_levels, 8), np.int64),
+    )

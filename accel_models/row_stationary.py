@@ -19,7 +19,7 @@ Left out: zero gating and compression, clock and control energy, pooling layers.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
-from math import inf, isfinite
+from math import isfinite
 from typing import Literal
 
 import numpy as np
@@ -29,6 +29,7 @@ from accel_models.errors import InvalidInputError, NoMappingError
 from accel_models.kernels import row_stationary as kernel
 from accel_models.kernels import row_stationary_search as search
 from accel_models.layers import Conv2d, Gemm
+from accel_models.row_stationary_array import RowStationaryArray, RowStationaryPrices
 
 Held = Literal["output", "input"]
 Goal = Literal["energy", "latency", "edp"]
@@ -38,103 +39,17 @@ GOALS: tuple[Goal, ...] = ("energy", "latency", "edp")
 
 
 @dataclass(frozen=True, kw_only=True)
-class RowStationaryArray:
-    """A PE array with register files (RF), global buffer (GLB) and three networks.
-
-    Parameters
-    ----------
-    name : str
-    rows, cols : int, >= 1
-        PEs.
-    rf_bytes : int or (int, int, int), >= 1
-        Register file of a PE: one that operands share, or those of input, weight and output (partial sums).
-    glb_bytes : int, >= 1
-        Buffer of inputs and partial sums, and of a pass's weights unless these have their own.
-    filter_glb_bytes : int, optional
-        Buffer for the weights of a pass.
-    glb_bank_bytes : int, optional
-        The GLB is given to operands in banks of this size; None: word by word.
-    word_bits : int, >= 1
-        Of every operand.
-    noc_words_per_cycle : (float, float, float), > 0
-        Inputs and weights into the array, and partial sums out of it (as many may enter at the same time).
-    dram_words_per_cycle : float, > 0
-        Reads and writes together, beside the array's work.
-    """
-
-    name: str
-    rows: int
-    cols: int
-    rf_bytes: int | tuple[int, int, int]
-    glb_bytes: int
-    filter_glb_bytes: int | None = None
-    glb_bank_bytes: int | None = None
-    word_bits: int = 16
-    noc_words_per_cycle: tuple[float, float, float] = (inf, inf, inf)
-    dram_words_per_cycle: float = inf
-
-    def __post_init__(self) -> None:
-        sizes = self.rf_bytes if isinstance(self.rf_bytes, tuple) else (self.rf_bytes,)
-        if len(sizes) not in (1, 3):
-            raise InvalidInputError(f"{self.name!r}: rf_bytes = {sizes}; give one size, or input, weight and output")
-        for size in sizes:
-            _check_size(self, "rf_bytes", size, self.word_bits)
-        _check_size(self, "glb_bytes", self.glb_bytes, self.word_bits)
-        for field in ("filter_glb_bytes", "glb_bank_bytes"):
-            if getattr(self, field) is not None:
-                _check_size(self, field, getattr(self, field), self.word_bits)
-        for field in ("rows", "cols", "word_bits"):
-            _check_size(self, field, getattr(self, field), 1)
-        if len(self.noc_words_per_cycle) != 3:
-            raise InvalidInputError(f"{self.name!r}: noc_words_per_cycle needs a rate for input, weight and output")
-        for rate in (*self.noc_words_per_cycle, self.dram_words_per_cycle):
-            if not rate > 0:
-                raise InvalidInputError(f"{self.name!r}: a rate of {rate} words per cycle; it must be above 0")
-
-    def words(self, size: int | None, unlimited: int = -1) -> int:
-        """Whole words that a buffer of `size` bytes holds."""
-        return unlimited if size is None else size * 8 // self.word_bits
-
-
-@dataclass(frozen=True, kw_only=True)
-class RowStationaryPrices:
-    """Energy of one MAC, of one word moved at each level, and of one cycle, in one unit (pJ, or that of a MAC).
-
-    Parameters
-    ----------
-    mac, rf, noc, glb, dram, idle : float, >= 0
-    fills : bool
-        Pay a move also at the buffer that it fills (and DRAM writes at the GLB that they drain). False: only where it
-        is read, as the equations of Chen et al., ISCA 2016, section VI.C do.
-    """
-
-    mac: float
-    rf: float
-    noc: float
-    glb: float
-    dram: float
-    idle: float = 0.0
-    fills: bool = True
-
-    def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if not (isfinite(value) and value >= 0):
-                raise InvalidInputError(f"price {field.name} = {value}; it must be finite and at least 0")
-
-
-@dataclass(frozen=True, kw_only=True)
 class RowStationarySpace:
     """Which mappings the optimiser may choose from; the default is what the papers describe.
 
     Parameters
     ----------
     narrow_strips : bool
-        Any e that keeps as many PEs at work as folding and replication do; False: the set is folded only as far as
-        the array is too small for it (ISCA 2016, V.B). The chip uses narrow strips (JSSC 2017, table of mappings).
+        Any e that keeps as many PEs at work as folding and replication do, as on the chip, whose optimiser chooses it
+        (JSSC 2017, IV.A); False: the set is folded only as far as the array is too small for it (ISCA 2016, V.B).
     input_held : bool
         Also the loop order that fetches an input tile once, for all filters, and may spill partial sums to DRAM;
-        False: partial sums stay on chip until they are complete (JSSC 2017, IV).
+        False: partial sums stay on chip until they are complete (JSSC 2017, IV.A).
     imperfect : bool
         Also factors that do not divide; the search takes seconds where channels are counted in thousands.
     """
@@ -270,8 +185,8 @@ def optimal_mapping(
         found = search.search(problem, numbers, tariff, _space(problem, array, space, goal, anything=True))
     if not isfinite(found.cost):
         raise _no_mapping(layer, array, problem, numbers)
-    pick = found.pick
-    mapping = RowStationaryMapping(**{**pick._asdict(), "held": HELD[pick.held]})
+    *factors, held = found.pick
+    mapping = RowStationaryMapping(**dict(zip("mnecpqrt", map(int, factors), strict=True)), held=HELD[held])
     return _result(layer, problem, numbers, prices, mapping, found.evaluated)
 
 
@@ -432,11 +347,3 @@ def _check_factors(layer: Conv2d | Gemm, problem: kernel.Problem, mapping: RowSt
             raise InvalidInputError(f"layer {layer.name!r}: {name} = {value!r} must be an integer from 1 to {most}")
     if mapping.held not in HELD:
         raise InvalidInputError(f"layer {layer.name!r}: held = {mapping.held!r}; choose one of {', '.join(HELD)}")
-
-
-def _check_size(array: RowStationaryArray, field: str, size: object, bits: int) -> None:
-    if not isinstance(size, int) or isinstance(size, bool) or size < 1 or size * 8 < bits:
-        raise InvalidInputError(
-            f"{array.name!r}: {field} = {size!r} must be an integer of at least 1"
-            + (f" that holds a word of {bits} bits" if bits > 1 else "")
-        )

@@ -58,7 +58,7 @@ class Compressed:
     masks: dict[str, Tensor]
     """Layer name -> bool mask of the weight's shape."""
     accuracy: dict[str, float] = field(default_factory=dict)
-    """Validation accuracy: pruned (removal alone), recalibrated, finetuned (everything)."""
+    """Validation accuracy: finetuned (everything done) and, if asked for, pruned (removal alone) and recalibrated."""
 
 
 def prepare(model: nn.Module, dataset: Dataset, criterion: str, *, seed: int = 0) -> Trained:
@@ -73,13 +73,18 @@ def prepare(model: nn.Module, dataset: Dataset, criterion: str, *, seed: int = 0
 
 
 def compress(
-    trained: Trained, dataset: Dataset, plan: PruningPlan, recovery: Recovery, *, seed: int, verify: bool = True
+    trained: Trained, dataset: Dataset, plan: PruningPlan, recovery: Recovery, *, seed: int, stages: bool = False
 ) -> Compressed:
     """Execute a plan on a trained network and recover it.
 
-    Batch normalisation is recalibrated after the removal and again at the end, where the masks are final. Masks are
-    learned during fine-tuning (DPP): temperature falls 5 -> 0.5 and noise 1 -> 0 over it; without fine-tuning the
-    masks keep the largest weights of each row.
+    Masks are learned during fine-tuning (DPP): temperature falls 5 -> 0.5 and noise 1 -> 0 over it; without fine-tuning
+    the masks keep the largest weights of each row. Batch normalisation is recalibrated at the end, where everything is
+    final.
+
+    Parameters
+    ----------
+    stages
+        Also measure the accuracy after the removal alone, and after recalibrating what it left.
 
     Raises
     ------
@@ -87,17 +92,15 @@ def compress(
         The plan does not fit the network.
     """
     plan = choose_filters(plan, trained.groups, trained.scores)
-    model = remove_filters(trained.model, trained.example, plan, trained.groups, verify=verify)
-    accuracy = {"pruned": evaluate(model, dataset.validation)}
-    recalibrate_batchnorm(model, dataset.train)
-    accuracy["recalibrated"] = evaluate(model, dataset.validation)
+    model = remove_filters(trained.model, trained.example, plan, trained.groups)
+    accuracy = _stages(model, dataset) if stages else {}
     attach_plan(model, plan, seed=seed)
     fit(
         model,
         dataset.train,
         recovery.recipe,
         seed=seed,
-        penalty=_penalty(model, recovery.entropy_scale, len(dataset.train)),
+        penalty=_penalty(model, recovery.entropy_scale),
         on_step=lambda done: _anneal(model, done),
     )
     masks = freeze_masks(model)
@@ -106,6 +109,12 @@ def compress(
     recalibrate_batchnorm(model, dataset.train)
     accuracy["finetuned"] = evaluate(model, dataset.validation)
     return Compressed(model.eval(), plan, masks, accuracy)
+
+
+def _stages(model: nn.Module, dataset: Dataset) -> dict[str, float]:
+    accuracy = {"pruned": evaluate(model, dataset.validation)}
+    recalibrate_batchnorm(model, dataset.train)
+    return accuracy | {"recalibrated": evaluate(model, dataset.validation)}
 
 
 def _plain_layout(model: nn.Module) -> None:
@@ -121,7 +130,7 @@ def _anneal(model: nn.Module, done: float) -> None:
     set_temperature(model, anneal_temperature(step, steps), anneal_noise(step, steps))
 
 
-def _penalty(model: nn.Module, scale: float, images: int) -> Callable[[nn.Module], Tensor] | None:
+def _penalty(model: nn.Module, scale: float) -> Callable[[nn.Module], Tensor] | None:
     if not find_masks(model) or scale == 0.0:
         return None
     return lambda network: scale * entropy_penalty(network)

@@ -63,13 +63,13 @@ def divides(inside: int, total: int, space: Space) -> bool:
 
 
 @njit(cache=True)
-def most_sets(sets: int, problem: Problem, space: Space) -> int:
-    """The largest r x t that the array and the layer allow."""
+def most_sets(sets: int, problem: Problem) -> int:
+    """The largest r x t that the array allows, r dividing the channels and t the filters."""
     most = 1
     for r in range(1, min(sets, problem.channels) + 1):
-        if divides(r, problem.channels, space):
+        if problem.channels % r == 0:
             for t in range(1, min(sets // r, problem.filters) + 1):
-                if divides(t, problem.filters, space):
+                if problem.filters % t == 0:
                     most = max(most, r * t)
     return most
 
@@ -89,7 +89,7 @@ def least_pes(problem: Problem, array: Array, space: Space) -> int:
         return 1
     _, fold_rows = filter_folds(problem, array.rows)
     e = folded_strip(problem, array.rows, array.cols)
-    return fold_rows * e * most_sets(sets_that_fit(array.rows, array.cols, fold_rows, e), problem, space)
+    return fold_rows * e * most_sets(sets_that_fit(array.rows, array.cols, fold_rows, e), problem)
 
 
 @njit(cache=True)

@@ -5,8 +5,8 @@ commands of each; `run_pipeline` turns the counts into cycles. The machine is Ge
 LoopMatmul, DMA, ExecuteController, ReservationStation); addresses are bytes of three arrays laid out row-major:
 input [N, H, W, C], weight [R, S, C, K], output [N, P, Q, K], one byte an element.
 
-Tile loops stand in the order N, P, Q, K, R, S, C everywhere. Caches replace at random; the generator is a fixed
-sequence, so results repeat.
+Tile loops stand in the order N, P, Q, K, R, S, C everywhere. The L2 drops the line used least recently, the last-level
+cache a random one; the generator is a fixed sequence, so results repeat.
 """
 
 from __future__ import annotations
@@ -15,6 +15,9 @@ from typing import NamedTuple
 
 import numpy as np
 from numba import njit
+from numpy.typing import NDArray
+
+Ints = NDArray[np.int64]
 
 N, P, Q, K, R, S, C = range(7)
 
@@ -69,16 +72,30 @@ class Costs(NamedTuple):
     line: float
     load_l2_miss: float
     load_llc_miss: float
-    load_latency: float
     store_request: float
     store_repeat: float
     store_l2_miss: float
     store_llc_miss: float
+    port_share: float
 
 
 @njit(cache=True)
-def _miss(tags, state, line, sets, ways):
-    """1 where the line was absent (it is brought in), else 0."""
+def _miss_recent(tags: Ints, line: int, sets: int, ways: int) -> int:
+    """1 where the line was absent, else 0; a set holds its lines in the order of their last use, latest first."""
+    first = (line % sets) * ways
+    way = first
+    while way < first + ways - 1 and tags[way] != line:
+        way += 1
+    miss = 0 if tags[way] == line else 1
+    for i in range(way, first, -1):
+        tags[i] = tags[i - 1]
+    tags[first] = line
+    return miss
+
+
+@njit(cache=True)
+def _miss_random(tags: Ints, state: Ints, line: int, sets: int, ways: int) -> int:
+    """1 where the line was absent (it takes an empty or a random place), else 0."""
     first = (line % sets) * ways
     empty = -1
     for way in range(first, first + ways):
@@ -94,7 +111,7 @@ def _miss(tags, state, line, sets, ways):
 
 
 @njit(cache=True)
-def _packets(address, length, beat, most):
+def _packets(address: int, length: int, beat: int, most: int) -> tuple[int, int]:
     """Requests and beats of one row: aligned powers of two, each covering as much of the rest as one can."""
     requests = 0
     beats = 0
@@ -116,7 +133,7 @@ def _packets(address, length, beat, most):
 
 
 @njit(cache=True)
-def _load_row(address, length, hardware, l2, llc, state, row):
+def _load_row(address: int, length: int, hardware: Hardware, l2: Ints, llc: Ints, state: Ints, row: Ints) -> None:
     """Read one row; state[1] is the line touched last."""
     requests, beats = _packets(address, length, hardware.beat_bytes, hardware.dma_bytes)
     row[LOAD_REQUESTS] += requests
@@ -125,26 +142,28 @@ def _load_row(address, length, hardware, l2, llc, state, row):
         if line != state[1]:
             row[LOAD_LINES] += 1
             state[1] = line
-        if _miss(l2, state, line, hardware.l2_sets, hardware.l2_ways):
+        if _miss_recent(l2, line, hardware.l2_sets, hardware.l2_ways):
             row[LOAD_L2_MISSES] += 1
-            row[LOAD_LLC_MISSES] += _miss(llc, state, line, hardware.llc_sets, hardware.llc_ways)
+            row[LOAD_LLC_MISSES] += _miss_random(llc, state, line, hardware.llc_sets, hardware.llc_ways)
 
 
 @njit(cache=True)
-def _store_row(address, length, hardware, l2, llc, state, row):
+def _store_row(address: int, length: int, hardware: Hardware, l2: Ints, llc: Ints, state: Ints, row: Ints) -> None:
     """Write one row; state[2] is the line written last."""
     row[STORE_REQUESTS] += _packets(address, length, hardware.beat_bytes, hardware.dma_bytes)[0]
     for line in range(address // hardware.line_bytes, (address + length - 1) // hardware.line_bytes + 1):
         if line == state[2]:
             row[STORE_REPEATS] += 1
         state[2] = line
-        if _miss(l2, state, line, hardware.l2_sets, hardware.l2_ways):
+        if _miss_recent(l2, line, hardware.l2_sets, hardware.l2_ways):
             row[STORE_L2_MISSES] += 1
-            row[STORE_LLC_MISSES] += _miss(llc, state, line, hardware.llc_sets, hardware.llc_ways)
+            row[STORE_LLC_MISSES] += _miss_random(llc, state, line, hardware.llc_sets, hardware.llc_ways)
 
 
 @njit(cache=True)
-def _load_weights(at, size, limits, base, hardware, l2, llc, state, row):
+def _load_weights(
+    at: Ints, size: Ints, limits: Ints, base: int, hardware: Hardware, l2: Ints, llc: Ints, state: Ints, row: Ints
+) -> None:
     wide = hardware.dma_bytes
     for k in range(at[K], at[K] + size[K], wide):
         length = min(wide, at[K] + size[K] - k)
@@ -157,7 +176,9 @@ def _load_weights(at, size, limits, base, hardware, l2, llc, state, row):
 
 
 @njit(cache=True)
-def _window(start, outputs, taps, stride, pad, extent):
+def _window(
+    start: tuple[int, int], outputs: int, taps: int, stride: int, pad: int, extent: int
+) -> tuple[int, int, int, int]:
     """First input index, how many lie inside the input, and how many are padding before and after it."""
     first = start[0] * stride + start[1] - pad
     length = (outputs - 1) * stride + taps + (stride - 1)
@@ -167,7 +188,9 @@ def _window(start, outputs, taps, stride, pad, extent):
 
 
 @njit(cache=True)
-def _load_inputs(at, size, limits, layer, hardware, l2, llc, state, row):
+def _load_inputs(
+    at: Ints, size: Ints, limits: Ints, layer: Layer, hardware: Hardware, l2: Ints, llc: Ints, state: Ints, row: Ints
+) -> None:
     """Rows of pixels; a tile reaches stride - 1 elements beyond its last tap, as the hardware's loop does."""
     top, height, above, below = _window((at[P], at[R]), size[P], size[R], layer.stride_h, layer.pad_h, layer.height)
     left, width, before, after = _window((at[Q], at[S]), size[Q], size[S], layer.stride_w, layer.pad_w, layer.width)
@@ -187,7 +210,18 @@ def _load_inputs(at, size, limits, layer, hardware, l2, llc, state, row):
 
 
 @njit(cache=True)
-def _store(at, size, limits, base, layer, hardware, l2, llc, state, row):
+def _store(
+    at: Ints,
+    size: Ints,
+    limits: Ints,
+    base: int,
+    layer: Layer,
+    hardware: Hardware,
+    l2: Ints,
+    llc: Ints,
+    state: Ints,
+    row: Ints,
+) -> None:
     edge = hardware.edge
     wide = hardware.dma_bytes if layer.matrix else edge
     for n in range(at[N], at[N] + size[N]):
@@ -202,7 +236,7 @@ def _store(at, size, limits, base, layer, hardware, l2, llc, state, row):
 
 
 @njit(cache=True)
-def _compute(size, edge, row):
+def _compute(size: Ints, edge: int, row: Ints) -> None:
     """Weight blocks, and the rows and chunks that stream through each; the last one hides the next preload."""
     full, rest = size[Q] // edge, size[Q] % edge
     lines = size[N] * size[P]
@@ -214,7 +248,7 @@ def _compute(size, edge, row):
 
 
 @njit(cache=True)
-def _advance(at, limits, steps, order):
+def _advance(at: Ints, limits: Ints, steps: Ints, order: Ints) -> None:
     for i in range(6, -1, -1):
         dim = order[i]
         at[dim] += steps[dim]
@@ -224,14 +258,14 @@ def _advance(at, limits, steps, order):
 
 
 @njit(cache=True)
-def _warm(first, size, hardware, l2, llc, state):
+def _warm(first: int, size: int, hardware: Hardware, l2: Ints, llc: Ints, state: Ints) -> None:
     for line in range(first // hardware.line_bytes, -(-(first + size) // hardware.line_bytes)):
-        if _miss(l2, state, line, hardware.l2_sets, hardware.l2_ways):
-            _miss(llc, state, line, hardware.llc_sets, hardware.llc_ways)
+        if _miss_recent(l2, line, hardware.l2_sets, hardware.l2_ways):
+            _miss_random(llc, state, line, hardware.llc_sets, hardware.llc_ways)
 
 
 @njit(cache=True)
-def measure_tiles(limits, steps, order, layer, hardware):
+def measure_tiles(limits: Ints, steps: Ints, order: Ints, layer: Layer, hardware: Hardware) -> Ints:
     """Counts of every tile, in order: int64 [tiles, COUNTS].
 
     Parameters
@@ -289,12 +323,14 @@ def measure_tiles(limits, steps, order, layer, hardware):
 
 
 @njit(cache=True)
-def run_pipeline(counts, matrix, hardware, costs):
+def run_pipeline(counts: Ints, matrix: bool, hardware: Hardware, costs: Costs) -> NDArray[np.float64]:
     """Finish time, and busy cycles of array, loads, stores and host: float64 [5].
 
     Two tiles are in flight: tile i is configured once the commands of tile i - 2 have left. Loads, computes and stores
     each run in order. A queue holds a few commands, so a stage is `left` when all but those have been done. A
     convolution issues computes when all loads of the tile are issued, a matrix product as soon as operands arrive.
+    The first result of a tile is complete one chunk into its last block, so the stores begin there.
+    Stores share the port of the loads: those of the next tile lose a share of the time that a store takes.
     """
     out = np.zeros(5)
     ready = costs.start
@@ -317,13 +353,12 @@ def run_pipeline(counts, matrix, hardware, costs):
             issued = begin + load / tile[LOAD_COMMANDS]
         else:
             issued = loaded - load * min(1.0, hardware.load_entries / tile[LOAD_COMMANDS])
-        computed = max(
-            max(computed, issued + costs.load_latency) + compute,
-            loaded + costs.load_latency + block / tile[BLOCK_CHUNKS],
-        )
+        chunk = block / tile[BLOCK_CHUNKS]
+        computed = max(max(computed, issued) + compute, loaded + chunk)
         left_before = left
         if tile[STORE_REQUESTS] > 0:
-            stored = max(max(computed - block, stored) + store, computed)
+            stored = max(max(computed - block + chunk, stored) + store, computed)
+            loaded += costs.port_share * store
             left = stored - store * min(1.0, hardware.store_entries / tile[STORE_COMMANDS])
         else:
             pairs = tile[BLOCKS] * tile[BLOCK_CHUNKS]

@@ -122,6 +122,22 @@ def search_space(spec: StudySpec, network: NetworkFacts) -> SearchSpace:
     return SearchSpace(parameters)
 
 
+def initial_designs(spec: StudySpec, network: NetworkFacts) -> list[dict[str, Any]]:
+    """Plans to start from: the same share of filters everywhere, unmasked, at each share and weight width.
+
+    Their hardware is drawn at random; at most half of the first generation starts this way.
+    """
+    plans = []
+    for bits in sorted(spec.plan.weight_bits, reverse=True):
+        for keep in sorted(spec.plan.keep, reverse=True):
+            plan: dict[str, Any] = {f"keep.{group.name}": keep for group in prunable(network)}
+            for block in spec.plan.blocks:
+                plan |= {f"bits.{block}": bits}
+                plan |= {f"mask.{block}": "dense"} if "dense" in spec.plan.masks else {}
+            plans.append(plan)
+    return plans[: spec.search.population // 2]
+
+
 def choice_label(choice: Any) -> str | int | float | bool:
     """Composite values (a whole `weight_sparsity`) are searched under their JSON text."""
     return choice if isinstance(choice, str | int | float | bool) else json.dumps(choice, sort_keys=True)

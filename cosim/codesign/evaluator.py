@@ -17,7 +17,7 @@ from accel_models.cost import NetworkCost
 from accel_models.energy import area_mm2
 from accel_models.errors import NoMappingError
 from accel_models.evaluate import simulate
-from cosim.codesign.design import Design, NetworkFacts, build_design, network_facts, search_space
+from cosim.codesign.design import Design, NetworkFacts, build_design, initial_designs, network_facts, search_space
 from cosim.codesign.study import StudySpec
 from cosim.compress import Compressed, Recovery, Trained, compress, prepare
 from cosim.data import Dataset, load_dataset
@@ -69,6 +69,7 @@ def problem_of(spec: StudySpec, cache: Path) -> Problem:
         constraints,
         canonical=lambda params: build_design(spec, network, params).digest(),
         identity=_identity(spec),
+        initial=initial_designs(spec, network),
     )
 
 

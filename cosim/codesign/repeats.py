@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from cosim.codesign.design import build_plan
-from cosim.codesign.evaluator import accuracy_on_test, compress_design, facts, one_thread, trained_network
+from cosim.codesign.evaluator import accuracy_on_test, compress_design, facts
 from cosim.codesign.study import StudySpec
 from cosim.files import write_json, write_tensors
 from cosim.pruning.plan import PruningPlan
 from search import SearchResult
-from search.distribute import make_executor
+from search.distribute import Executor
 
 
 @dataclass(frozen=True)
@@ -42,21 +42,26 @@ def repeat_front(
     found: SearchResult,
     out: Path,
     *,
-    workers: int,
+    dense: Executor,
+    repeat: Executor,
     on_done: Callable[[int, int], None],
 ) -> dict[str, Repeats]:
     """Train every plan of the front, and the dense one, with seeds seed, seed + 1, …
 
     Finished trainings are kept under `cache/repeats` and not done again.
 
+    Parameters
+    ----------
+    dense, repeat
+        Run the trainings of dense networks ({"seed"}) and of plans ({"plan", "seed", "digest"}).
+
     Returns
     -------
     dict of plan digest to Repeats
     """
     network = facts(spec, out / "cache")
-    plans = {plan_digest(plan): plan for plan in [build_plan(spec, network, r.params) for r in found.front()]}
-    dense = dense_plan(spec, out / "cache")
-    plans.setdefault(plan_digest(dense), dense)
+    front = [build_plan(spec, network, record.params) for record in found.front()]
+    plans = {plan_digest(plan): plan for plan in [*front, dense_plan(spec, out / "cache")]}
     seeds = [spec.seed + i for i in range(spec.repeats)]
     results: dict[tuple[str, int], dict[str, Any]] = {}
     tasks: list[dict[str, Any]] = []
@@ -70,13 +75,11 @@ def repeat_front(
     total = len(plans) * len(seeds)
     on_done(total - len(tasks), total)
     if tasks:
-        for seed in seeds[1:]:
-            trained_network(spec, out / "cache", seed)
-        with make_executor(Repeat(spec, out), min(workers, len(tasks)), one_thread) as executor:
-            for position, outcome in executor.run(tasks):
-                task = tasks[position]
-                results[str(task["digest"]), int(task["seed"])] = outcome.value or {"error": outcome.error}
-                on_done(len(results), total)
+        list(dense.run([{"seed": seed} for seed in seeds[1:]]))  # one training each, not one in every worker
+    for position, outcome in repeat.run(tasks):
+        task = tasks[position]
+        results[str(task["digest"]), int(task["seed"])] = outcome.value or {"error": outcome.error}
+        on_done(len(results), total)
     return {digest: _gather(digest, plan, [results[digest, s] for s in seeds], out) for digest, plan in plans.items()}
 
 

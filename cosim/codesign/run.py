@@ -22,9 +22,11 @@ from cosim.codesign.evaluator import Evaluator, one_thread, problem_of
 from cosim.codesign.front import write_front
 from cosim.codesign.repeats import repeat_front
 from cosim.codesign.study import StudySpec
+from cosim.codesign.worker import Route, Worker
 from cosim.errors import ConfigError, InfeasibleError
 from cosim.files import write_json, write_text
 from search import Problem, ResumeError, SearchResult, TrialRecord, run_search
+from search.distribute import Executor, make_executor
 
 Phase = Literal["dense", "search", "random", "repeats"]
 
@@ -87,7 +89,13 @@ def run_study(
     tell(Progress("dense", 0, 1))
     problem = problem_of(spec, out / "cache")
     tell(Progress("dense", 1, 1))
-    run = _Run(spec, out, workers, tell, where, problem)
+    with make_executor(Worker(spec, out), workers, one_thread) as pool:
+        return _phases(_Run(spec, out, pool, tell, where, problem))
+
+
+def _phases(run: _Run) -> StudyResult:
+    """Search, baseline, front."""
+    spec, out = run.spec, run.out
     found = _search(run, spec.search.sampler, "search")
     write_text(out / "study.yaml", _study_text(spec))
     write_json(out / "trials.json", [record.to_json() for record in found.trials])
@@ -95,7 +103,12 @@ def run_study(
         raise InfeasibleError(_nothing_found(found, out))
     random = _search(run, "random", "random") if spec.search.random_baseline else None
     repeats = repeat_front(
-        spec, found, out, workers=workers, on_done=lambda done, total: tell(Progress("repeats", done, total))
+        spec,
+        found,
+        out,
+        dense=Route(run.pool, "dense"),
+        repeat=Route(run.pool, "repeat"),
+        on_done=lambda done, total: run.tell(Progress("repeats", done, total)),
     )
     points = write_front(spec, found, random, repeats, out)
     return StudyResult(out, found, random, points)
@@ -107,7 +120,7 @@ class _Run:
 
     spec: StudySpec
     out: Path
-    workers: int
+    pool: Executor
     tell: OnProgress
     where: str
     problem: Problem
@@ -132,8 +145,7 @@ def _search(run: _Run, sampler: str, phase: Literal["search", "random"]) -> Sear
             batch_size=min(settings.batch, settings.population),
             storage=run.out / f"{phase}.journal",
             resume=True,
-            workers=run.workers,
-            initialize=one_thread,
+            executor=Route(run.pool, "design"),
             on_trial=on_trial,
         )
     except ResumeError as error:

@@ -135,7 +135,7 @@ def _prune(request: PruneRequest, model: nn.Module, data: Dataset, json_path: Pa
         plan = _load_plan(request, request.plan) if request.plan else keep_plan(request.network, trained, request.keep)
         bars.update(step, advance=1, description="prune and fine-tune")
         recipe = Recipe(epochs=request.epochs, lr=request.lr)
-        compressed = compress(trained, data, plan, Recovery(recipe), seed=request.seed)
+        compressed = compress(trained, data, plan, Recovery(recipe), seed=request.seed, stages=True)
         bars.update(step, advance=1, description="done")
     _report(request, trained, compressed, data, json_path, console)
 

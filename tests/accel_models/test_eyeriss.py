@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from accel_models.errors import InvalidInputError
@@ -39,8 +41,8 @@ def test_the_chip_has_its_latency_and_active_pes(shared):
 
 
 @pytest.mark.validation
-def test_the_chips_power_is_met_where_zeros_make_up_for_the_missing_clock_tree(shared):
-    """conv1 and conv2 draw more than the prices explain: these have no clock and control energy, nor zero gating."""
+def test_the_chips_power_is_met_from_conv3_on(shared):
+    """The prices have no clock network and no zero gating: conv1 and conv2 draw more than they explain."""
     cases = {c.case: c for c in eyeriss_jssc17.validate(shared / JSSC17, cases=None).cases if c.quantity == "power_mW"}
     met = {name for name, case in cases.items() if abs(case.relative_error) <= eyeriss_jssc17.POWER_BAR}
     assert met == {"conv3", "conv4", "conv5"}
@@ -48,10 +50,21 @@ def test_the_chips_power_is_met_where_zeros_make_up_for_the_missing_clock_tree(s
     assert cases["conv2"].relative_error > -0.26
 
 
-def test_the_chips_own_mapping_of_conv4_is_found():
-    mapping = eyeriss_jssc17.map_layer(eyeriss_isca16.alexnet(4)["conv4"]).mapping
-    assert (mapping.m, mapping.n, mapping.e) == (64, 4, 13)
-    assert (mapping.p, mapping.q, mapping.r, mapping.t) == (16, 3, 2, 2)
+def test_the_chips_own_pe_sets_are_found():
+    """Chen et al., JSSC 2017, section IV.A: strips of 7 rows and t = 2 for conv1, r = t = 2 for conv4 and conv5."""
+    layers = eyeriss_isca16.alexnet(4)
+    mappings = {name: eyeriss_jssc17.map_layer(layers[name]).mapping for name in ("conv1", "conv2", "conv4", "conv5")}
+    sets = {name: (found.e, found.r, found.t) for name, found in mappings.items()}
+    assert sets == {"conv1": (7, 1, 2), "conv2": (27, 1, 1), "conv4": (13, 2, 2), "conv5": (13, 2, 2)}
+
+
+def test_whole_banks_leave_conv4_six_channels():
+    """64 filters x 4 images x 13 x 13 sums take 22 of 25 banks; three hold 4 x 6 x 15 x 15 inputs, not 4 x 8 x 225."""
+    layer = eyeriss_isca16.alexnet(4)["conv4"]
+    found = eyeriss_jssc17.map_layer(layer).mapping
+    assert (found.m, found.n, found.e, found.c, found.q * found.r) == (64, 4, 13, 6, 6)
+    wordwise = replace(eyeriss_jssc17.ARRAY, glb_bank_bytes=None)
+    assert optimal_mapping(layer, wordwise, eyeriss_jssc17.PRICES, space=eyeriss_jssc17.SPACE).mapping.c == 8
 
 
 def test_freer_mappings_of_conv1_move_less_than_the_figure_shows():

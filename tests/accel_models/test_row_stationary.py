@@ -151,6 +151,8 @@ CHIP = RowStationaryArray(
     noc_words_per_cycle=(1, 4, 4),
 )
 
+SQUARE = replace(CHIP, name="square", rows=16, cols=16, rf_bytes=512, glb_bytes=128 * 1024, filter_glb_bytes=None)
+
 
 def test_a_pass_fills_streams_and_drains():
     layer = Conv2d(name="conv4", n=4, k=192, c=192, p=13, q=13, r=3, s=3)
@@ -172,9 +174,10 @@ def test_dram_bounds_the_latency_when_it_is_slow():
 
 @pytest.mark.parametrize("freedom", ["narrow_strips", "input_held", "imperfect"])
 @pytest.mark.parametrize("goal", ["energy", "latency", "edp"])
-def test_a_larger_space_never_has_a_worse_optimum(freedom, goal):
+@pytest.mark.parametrize("array", [CHIP, SQUARE], ids=["four sets", "five sets"])
+def test_a_larger_space_never_has_a_worse_optimum(freedom, goal, array):
     def cost(space: RowStationarySpace) -> float:
-        result = optimal_mapping(CONV, CHIP, PRICES, goal, space)
+        result = optimal_mapping(CONV, array, PRICES, goal, space)
         values = {"energy": result.total_energy, "latency": result.latency_cycles}
         return values.get(goal, result.total_energy * result.latency_cycles)
 
