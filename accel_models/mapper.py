@@ -17,10 +17,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import cache
 from itertools import product
-from math import ceil, gcd, inf, prod
+from math import ceil, gcd, inf, isqrt, prod
 from time import perf_counter
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -249,59 +250,65 @@ class _Problem:
         self.most = np.array([1.0, *(prod(ways[c - 1 :]) for c in range(1, self.n_levels + 1)), 1.0])
         reach = np.array([prod(ways[:level]) for level in range(self.n_levels)])
         self.rates = self.hardware.bandwidth * reach
-        self.group_floors = np.empty((self.n_levels + 1, len(self.space.vectors), self.sets))
-        kernel.group_floors(self.extents, self.space, self.hardware, self.group_floors)
+        self.columns = np.empty((self.n_levels + 1, len(self.space.vectors), self.sets, kernel.FLOORS))
+        self.group_floors = np.empty(self.columns.shape[:3])
+        kernel.group_floors(self.extents, self.space, self.hardware, self.columns, self.group_floors)
         self.floors = np.zeros((self.n_levels + 2, self.sets))
         self.floors[1:-1] = self.group_floors[1:].min(axis=1)
         self.room = _room(self.n_levels, self.sets)
-        if self.sets == 1 and ways[0] == 1:
-            trial = np.zeros((self.n_levels, 8), np.int64)
-            self.floors[1] = kernel.least_first(
-                self.group_floors[1, :, 0], self.extents, self.space, self.hardware, self.room, trial
+        self.single = [_one_set(self.hardware, m) for m in range(self.sets)], _room(self.n_levels, 1)
+        if ways[0] == 1:
+            self._raise_first_floors()
+
+    def _raise_first_floors(self) -> None:
+        """The least exact costs of the first stage, as no instances outside it share anything."""
+        for m in range(self.sets):
+            costs = self.group_floors[1, :, m]
+            ascending = np.argsort(costs, kind="stable")
+            pairs = np.stack([ascending, ascending], axis=1)
+            self.floors[1, m] = self._price_first(pairs, costs[ascending], m, True)
+
+    def _price_first(self, pairs: NDArray[np.int64], costs: NDArray[np.float64], m: int, only_least: bool) -> float:
+        trial = np.zeros((self.n_levels, 8), np.int64)
+        return float(
+            kernel.price_first(
+                pairs, costs, self.extents, self.space, self.single[0][m], self.single[1], trial, only_least
             )
+        )
 
     def bound(self) -> float:
         """A value that no mapping is below."""
         total = self.hardware.fixed + self.floors.sum(axis=0)
         return float(kernel.value_of(total, self.shape.macs / self.most[1], self.rates, self.objective, self.cap))
 
-    def stages(self, theta: float) -> list[tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]] | None:
+    def stages(self, theta: float) -> list[_Stage] | None:
         """The choices of every stage that may lead below theta; None where a stage has none."""
         ways = self.space.ways[:, 0]
-        lists: list[tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]] = []
+        stages: list[_Stage] = []
+        tiles, costs = np.zeros(1, np.int64), np.zeros((1, self.sets))
+        whole = self.hardware.fixed + self.floors.sum(axis=0)
         for c in range(1, self.n_levels + 1):
-            rest = self.hardware.fixed + self.floors.sum(axis=0) - self.floors[c]
             steps = self.shape.macs / self.most[1] * ways[c - 1]
-            listed = kernel.list_stage(
-                c,
-                theta,
-                rest,
-                steps,
-                self.rates,
-                self.objective,
-                self.cap,
-                self.extents,
-                self.space,
-                self.hardware,
-                self.group_floors,
+            pairs, bounds, floors = kernel.list_stage(
+                c, theta, whole - self.floors[c], whole - self.floors[c] - self.floors[c - 1], steps, self.rates,
+                self.objective, self.cap, self.extents, self.space, self.hardware, self.columns, self.group_floors,
+                tiles, costs,
             )
-            if not len(listed[0]):
-                return None
-            if c == 1 and self.sets == 1:
-                kernel.price_first(
-                    listed[0],
-                    listed[2],
-                    listed[1],
-                    rest[0],
-                    self.extents,
-                    self.space,
-                    self.hardware,
-                    self.room,
-                    np.zeros((self.n_levels, 8), np.int64),
+            if c == 1:
+                for m in range(self.sets):
+                    costs = np.zeros(len(pairs))
+                    self._price_first(pairs, costs, m, False)
+                    floors[:, m, -1] = costs
+                kernel.set_bounds(
+                    floors, pairs, whole - self.floors[1], steps, self.rates, self.objective, self.cap, self.space, bounds
                 )
-                listed = _resorted(listed)
-            lists.append(listed)
-        return lists
+            keep = bounds < theta
+            if not keep.any():
+                return None
+            stage = _Stage(*kernel.sort_stage(pairs[keep], bounds[keep], floors[keep]))
+            stages.append(stage)
+            tiles, costs = stage.pairs[:, 1].copy(), stage.costs()
+        return stages
 
     def run(self, theta: float, best: float, deadline: float) -> _Pass:
         """One pass below theta."""
@@ -309,24 +316,24 @@ class _Problem:
         done = _Pass(best)
         if listed is None:
             return done
-        sizes = np.cumsum([0] + [len(rows) for rows, _, _ in listed])
+        sizes = np.cumsum([0] + [len(stage.pairs) for stage in listed])
         starts = np.concatenate([[0], sizes]).astype(np.int64)
+        heads = np.cumsum([0] + [len(stage.group_bounds) for stage in listed])
         rests = np.zeros((self.n_levels + 3, self.sets))
         for c in range(self.n_levels + 1, 0, -1):
-            least = _least(listed[c - 1][2]) if c <= self.n_levels else 0.0
+            least = listed[c - 1].costs().min(axis=0) if c <= self.n_levels else 0.0
             rests[c] = rests[c + 1] + least
         rests[1:] += self.hardware.fixed
         pointer, state = np.zeros(self.n_levels + 2, np.int64), np.array([1, 0, 0], np.int64)
         pointer[1] = -1
         value, vectors = np.array([best]), np.zeros((self.n_levels + 1, 2), np.int64)
         order, trial = np.zeros((2, self.n_levels, 8), np.int64)
-        for (pairs, _, _), start in zip(listed, sizes, strict=False):
-            pairs[:, 2] += start
-        pairs, bounds, floors = (np.concatenate(part) for part in zip(*listed, strict=True))
+        for stage, start, head in zip(listed, sizes, heads, strict=False):
+            stage.pairs[:, 2] += start
+            stage.pairs[:, 3] += head
+        lists = [np.concatenate(part) for part in zip(*listed, strict=True)]
         while not kernel.search_tiles(
-            pairs,
-            bounds,
-            floors,
+            *lists,
             starts,
             rests,
             self.most,
@@ -355,22 +362,18 @@ class _Problem:
         return done
 
 
-def _resorted(
-    listed: tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]],
-) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
-    """The choices of a stage by ascending bound, each a group of its own: no instances outside it share anything."""
-    pairs, bounds, floors = listed
-    ascending = np.argsort(bounds[:, 0], kind="stable")
-    pairs, bounds, floors = pairs[ascending], bounds[ascending], floors[ascending]
-    pairs[:, 2] = np.arange(1, len(pairs) + 1)
-    bounds[:, 1] = bounds[:, 0]
-    floors[:, 1] = floors[:, 0]
-    return pairs, bounds, floors
+class _Stage(NamedTuple):
+    """The choices of one stage, as `kernels.mapper.sort_stage` returns them."""
 
+    pairs: NDArray[np.int64]
+    bounds: NDArray[np.float64]
+    floors: NDArray[np.float64]
+    group_bounds: NDArray[np.float64]
+    group_least: NDArray[np.float64]
 
-def _least(floors: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Of each price set, over the choices of a stage; float64[X, 2, M, FLOORS]."""
-    return np.maximum(floors[:, 0, :, :4].min(axis=2), floors[:, 0, :, -1]).min(axis=0)
+    def costs(self) -> NDArray[np.float64]:
+        """Of each choice and price set, a floor; float64[X, M]."""
+        return np.maximum(self.floors[:, :, :4].min(axis=2), self.floors[:, :, -1])
 
 
 class _Pass:
@@ -501,7 +504,7 @@ def _space(shape: LoopShape, hierarchy: Hierarchy, sets: int) -> kernel.Space:
     vectors = np.stack(np.meshgrid(*lists, indexing="ij"), axis=-1).reshape(-1, 8).astype(np.int64)
     fits = np.array([_fits(shape, hierarchy, level, vectors) for level in range(len(hierarchy.levels))])
     fits = np.vstack([fits, (vectors == 1).all(axis=1)])
-    spreads = np.array([_spreads(hierarchy, level, vectors) for level in hierarchy.levels])
+    spreads = np.array([_spreads(hierarchy, level, vectors, digit, radix) for level in hierarchy.levels])
     ways = np.ones((len(spreads), 4), np.int64)
     for level, row in enumerate(spreads):
         legal = vectors[row]
@@ -509,10 +512,30 @@ def _space(shape: LoopShape, hierarchy: Hierarchy, sets: int) -> kernel.Space:
         for i, operand in enumerate(OPERANDS):
             unused = [d for d, dim in enumerate(DIMS) if dim not in RELEVANT[operand]]
             ways[level, 1 + i] = legal[:, unused].prod(axis=1).max()
-    prime = np.array([0, 1, *(next(p for p in range(2, n + 1) if n % p == 0) for n in range(2, max(extents) + 1))])
     geometry = np.array(shape.stride + shape.dilation, np.int64)
     merges = np.array([[_merges(hierarchy, level, dim, sets) for dim in DIMS] for level in range(len(spreads) + 1)])
-    return kernel.Space(vectors, divisors, digit, radix, fits, spreads, ways, merges, prime, geometry)
+    return kernel.Space(vectors, divisors, digit, radix, fits, spreads, ways, merges, _primes(max(extents)), geometry)
+
+
+@cache
+def _primes(largest: int) -> NDArray[np.int64]:
+    """Smallest prime factor of every number up to the largest; 1 of 1."""
+    primes = np.arange(largest + 1)
+    for p in range(isqrt(largest), 1, -1):
+        primes[p * p :: p] = p
+    while (smaller := primes[primes]).tolist() != primes.tolist():
+        primes = smaller
+    return primes
+
+
+def _one_set(hardware: kernel.Hardware, m: int) -> kernel.Hardware:
+    """The hardware with one price set alone."""
+    return hardware._replace(
+        read=hardware.read[m : m + 1].copy(),
+        write=hardware.write[m : m + 1].copy(),
+        tail=hardware.tail[m : m + 1].copy(),
+        fixed=hardware.fixed[m : m + 1].copy(),
+    )
 
 
 def _merges(hierarchy: Hierarchy, level: int, dim: str, sets: int) -> bool:
@@ -551,24 +574,25 @@ def _positions(outputs: NDArray[np.int64], taps: NDArray[np.int64], stride: int,
     return outputs * taps - twice
 
 
-def _spreads(hierarchy: Hierarchy, level: StorageLevel, vectors: NDArray[np.int64]) -> NDArray[np.bool_]:
+def _spreads(
+    hierarchy: Hierarchy,
+    level: StorageLevel,
+    vectors: NDArray[np.int64],
+    digit: NDArray[np.int64],
+    radix: NDArray[np.int64],
+) -> NDArray[np.bool_]:
     """Which factors the axes inside a level take: each split over axes that allow its dimension, within their sizes."""
-    axes = [axis for axis in hierarchy.axes if axis.level == level.name]
-    index = {tuple(vector): i for i, vector in enumerate(vectors.tolist())}
-    found = {(1,) * 8}
-    for axis in axes:
-        allowed = np.array([dim in axis.dims for dim in DIMS])
-        along = vectors[((vectors == 1) | allowed).all(axis=1) & (vectors.prod(axis=1) <= axis.size)].tolist()
-        found = {
-            grown
-            for old in found
-            for new in along
-            if (grown := tuple(a * b for a, b in zip(old, new, strict=True))) in index
-        }
-    if level.fanout is not None:
-        found = {vector for vector in found if prod(vector) <= level.fanout}
     legal = np.zeros(len(vectors), np.bool_)
-    legal[[index[vector] for vector in found]] = True
+    legal[0] = True
+    for axis in hierarchy.axes:
+        if axis.level == level.name:
+            allowed = np.array([dim in axis.dims for dim in DIMS])
+            along = vectors[((vectors == 1) | allowed).all(axis=1) & (vectors.prod(axis=1) <= axis.size)]
+            grown = (vectors[legal][:, None] * along[None]).reshape(-1, 8)
+            whole = grown[(vectors[-1] % grown == 0).all(axis=1)]
+            legal[(digit[np.arange(8), whole] * radix).sum(axis=1)] = True
+    if level.fanout is not None:
+        legal &= vectors.prod(axis=1) <= level.fanout
     return legal
 
 

@@ -1,23 +1,18 @@
 """Mappings evaluated per second: cycles and energy of random mappings of a ResNet layer on three storage levels.
 
-    python benchmarks/mapping_speed.py [--rows 400000] [--threads 2]
-
-Prints one JSON row as `scripts/bench` does. Timed is `evaluate_mappings` with all its checks, after a first call that
+Timed is `evaluate_mappings` with all its checks, after a first call that
 compiles or loads its kernel; making the table is not.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import platform
 import time
-from datetime import UTC, datetime
 
 import numpy as np
 
 from accel_models.mapping import DIMS, OPERANDS, LoopShape, StorageLevel
 from accel_models.mapping_cost import LevelPrices, MappingTable, evaluate_mappings
+from benchmarks.registry import Row, benchmark
 
 LAYER = LoopShape(K=64, C=64, P=56, Q=56, R=3, S=3)
 """conv2_x of ResNet-18."""
@@ -70,24 +65,8 @@ def _primes(n: int) -> list[int]:
     return primes
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", type=int, default=400_000)
-    parser.add_argument("--threads", type=int, default=2)
-    options = parser.parse_args()
-    value = measure(options.rows, options.threads)
-    print(
-        json.dumps(
-            {
-                "name": "mapping_evaluations_per_s",
-                "value": value,
-                "unit": "mappings/s",
-                "machine": f"{platform.machine()}, {options.threads} threads",
-                "date": datetime.now(UTC).date().isoformat(),
-            }
-        )
-    )
-
-
-if __name__ == "__main__":
-    main()
+@benchmark("mapping_evaluations_per_s")
+def mapping_speed() -> list[Row]:
+    """400,000 random mappings on two threads; peers are figures of their own machines, so no ratio is given."""
+    value = measure(rows=400_000, threads=2)
+    return [Row(name="mapping_evaluations_per_s", value=value, unit="mappings/s", note="three levels, 2 threads")]

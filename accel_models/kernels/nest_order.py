@@ -29,12 +29,8 @@ from accel_models.kernels.loopnest import (
     REDUCTION,
     RELEVANT,
     WEIGHT,
-    C,
-    G,
     Int,
     Ints,
-    K,
-    N,
     P,
 )
 from accel_models.kernels.mapping_cost import CHANNEL_DIMS, OUTPUT_DIMS, WEIGHT_DIMS, _axis, _new, _slow_inputs, _spread
