@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from accel_models.accelerator import OPERANDS, Accelerator, Dataflow, Memory, Operand
 from accel_models.energy import EnergyTable
 from accel_models.errors import InvalidInputError, NoMappingError
-from accel_models.kernels import systolic
+from accel_models.kernels import schedules, systolic
 from accel_models.layers import Conv2d, Gemm, VectorOp
 from accel_models.sparsity import KofN
 
@@ -180,7 +180,7 @@ def matrix_activity(
     registers = registers_of(product, macs, accelerator)
     prices = table.schedule_prices(accelerator, table.array_pj(macs.done, width, *register_bits(registers)))
     _check_range(layer, accelerator, machine)
-    traffic = systolic.cheapest_schedule(product, machine, prices)
+    traffic = schedules.cheapest_schedule(product, machine, prices)
     if traffic.status != systolic.FITS:
         raise _no_mapping(layer, accelerator, _TOO_SMALL[traffic.status], systolic.least_capacity(product, machine))
     busy = accelerator.pe_array.pes * traffic.compute_cycles

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from accel_models.kernels.systolic import FITS, Machine, Prices, Product, cheapest_schedule
+from accel_models.kernels.schedules import cheapest_schedule
+from accel_models.kernels.systolic import FITS, Machine, Prices, Product
 
 
 @njit(cache=True, nogil=True)

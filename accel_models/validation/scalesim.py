@@ -17,7 +17,7 @@ import numpy as np
 from accel_models.activity import DATAFLOW_CODES
 from accel_models.errors import InvalidInputError
 from accel_models.importers.scalesim import ScaleSimConfig, read_config, read_topology
-from accel_models.kernels import systolic
+from accel_models.kernels import schedules, systolic
 from accel_models.layers import Conv2d, Gemm
 from accel_models.sparsity import KofN
 from accel_models.validation.data import reference_file
@@ -115,7 +115,7 @@ def modelled(layer: Conv2d | Gemm, structure: KofN | None, config: ScaleSimConfi
     gemm = layer.as_gemm()
     k = gemm.k if structure is None else structure.kept_per_row(layer)
     product, machine = _plain_product(gemm, k), _plain_machine(config)
-    traffic = systolic.cheapest_schedule(product, machine, systolic.Prices(1.0, 0.0, 0.0, 0.0, 0.0, 0.0))
+    traffic = schedules.cheapest_schedule(product, machine, systolic.Prices(1.0, 0.0, 0.0, 0.0, 0.0, 0.0))
     row_folds, column_folds, t = systolic.fold_counts(product, machine)
     folds = row_folds * column_folds
     useful = gemm.m * gemm.n * k / t

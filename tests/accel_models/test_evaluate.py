@@ -16,7 +16,7 @@ from accel_models.cost import LayerCost, NetworkCost
 from accel_models.energy import area_mm2, energy_table
 from accel_models.errors import InvalidInputError, NoMappingError
 from accel_models.evaluate import simulate
-from accel_models.kernels import systolic
+from accel_models.kernels import schedules, systolic
 from accel_models.layers import Bits, Conv2d, Gemm, Layer, VectorOp
 from accel_models.sparsity import KofN
 from accel_models.workload import Workload
@@ -128,14 +128,14 @@ def test_the_schedule_is_chosen_by_the_energy_that_is_reported(
     machine: Accelerator, layer: Conv2d, data: st.DataObject
 ):
     chosen: list[systolic.Traffic] = []
-    original = systolic.cheapest_schedule
+    original = schedules.cheapest_schedule
 
     def spy(*arguments: Any) -> systolic.Traffic:
         chosen.append(original(*arguments))
         return chosen[-1]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(activity_module.systolic, "cheapest_schedule", spy)
+        patch.setattr(activity_module.schedules, "cheapest_schedule", spy)
         try:
             cost = run(machine, layer, data.draw(structures(layer)))
         except NoMappingError:

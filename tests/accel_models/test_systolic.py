@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from accel_models.activity import DATAFLOW_CODES, StoredWeights, product_of
-from accel_models.kernels import systolic
+from accel_models.kernels import schedules, systolic
 from accel_models.layers import Conv2d, Gemm
 from tests.reference.systolic import Shape, step_array, walk_held_input, walk_schedule
 
@@ -38,7 +38,7 @@ def test_cycles_and_buffer_accesses_equal_the_stepped_array(
     rng = np.random.default_rng(m * 1000 + n * 100 + k)
     a, b = rng.integers(-5, 6, (m, k)), rng.integers(-5, 6, (k, n))
     stepped = step_array(a, b, rows, cols, dataflow)
-    traffic = systolic.cheapest_schedule(dense(Gemm(name="g", m=m, n=n, k=k)), machine(rows, cols, dataflow), PRICES)
+    traffic = schedules.cheapest_schedule(dense(Gemm(name="g", m=m, n=n, k=k)), machine(rows, cols, dataflow), PRICES)
     assert np.array_equal(stepped.product, a @ b)
     assert traffic.compute_cycles == stepped.cycles
     assert traffic.input_reads == stepped.input_reads
@@ -115,7 +115,7 @@ def test_latency_bounds_hold_and_parts_sum_to_it(
         dram_bits_per_cycle=data.draw(st.sampled_from([4.0, 12.5, 64.0])),
     )  # fmt: skip
     product = dense(layer)
-    traffic = systolic.cheapest_schedule(product, small, PRICES)
+    traffic = schedules.cheapest_schedule(product, small, PRICES)
     assert traffic.status == systolic.FITS
     touched = product.groups * product.input_rows * product.row_elements
     assert traffic.dram_input_reads >= touched or traffic.dram_input_reads >= product.m * product.k_dense
@@ -139,14 +139,14 @@ def test_larger_buffers_never_make_the_best_schedule_worse(dataflow: str, layer:
     large = small._replace(
         input_capacity=factor * capacity, weight_capacity=factor * capacity, output_capacity=2 * factor * capacity
     )
-    a, b = (systolic.cheapest_schedule(product, m, PRICES) for m in (small, large))
+    a, b = (schedules.cheapest_schedule(product, m, PRICES) for m in (small, large))
     assert b.energy_pj * b.latency_cycles <= a.energy_pj * a.latency_cycles * (1 + 1e-12)
 
 
 def test_everything_on_chip_moves_every_operand_once():
     layer = Conv2d(name="c", k=32, c=16, p=8, q=8, r=3, s=3, padding=(1, 1))
     for dataflow in DATAFLOWS:
-        traffic = systolic.cheapest_schedule(dense(layer), machine(8, 8, dataflow), PRICES)
+        traffic = schedules.cheapest_schedule(dense(layer), machine(8, 8, dataflow), PRICES)
         assert (traffic.dram_input_reads, traffic.weight_passes) == (16 * 8 * 8, 1)
 
 
@@ -161,7 +161,7 @@ def test_everything_on_chip_moves_every_operand_once():
 @pytest.mark.parametrize("dataflow", DATAFLOWS)
 def test_a_buffer_below_two_array_edges_has_no_schedule(field: str, status: int, dataflow: str):
     product = dense(Gemm(name="g", m=64, n=64, k=64))
-    assert systolic.cheapest_schedule(product, machine(8, 8, dataflow, **{field: 60}), PRICES).status == status
+    assert schedules.cheapest_schedule(product, machine(8, 8, dataflow, **{field: 60}), PRICES).status == status
 
 
 ORDERS = {
@@ -204,7 +204,7 @@ def test_dram_traffic_equals_the_walked_schedule(
         rows, cols, dataflow, input_capacity=input_bits, weight_capacity=weight_bits, output_capacity=output_bits
     )
     shape = shape_of(layer)
-    traffic = systolic.cheapest_schedule(product, array, PRICES)
+    traffic = schedules.cheapest_schedule(product, array, PRICES)
     stays = capacities_allow(product, array, traffic.t_block)
     if traffic.single_buffer_cycles > 0:
         assert min(cols, product.n) * product.column_bits <= weight_bits
