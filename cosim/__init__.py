@@ -1,0 +1,1 @@
+"""Networks, pruning, the coupling to hardware, and the user interface. See `cosim.cli` for the command line."""
