@@ -7,7 +7,8 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.registry import Row, benchmark
-from cosim.codesign.evaluator import Evaluator, one_thread, problem_of
+from cosim.codesign.evaluator import Evaluator, one_thread
+from cosim.codesign.problem import problem_of
 from cosim.codesign.study import HardwareSpec, StudySpec, load_study
 from search import run_search
 

@@ -140,6 +140,9 @@ class Problem:
     initial : sequence of mapping
         Some or all parameters of the first trials, for what is known to be worth trying; others are drawn at random.
         The sampler "random" does without.
+    improve : callable, (params, numpy Generator) → params, or None
+        Genetic samplers pass every child through it before it is asked: a cheap local search over what needs no
+        evaluation. It must depend on its arguments alone, and return parameters of the space.
     """
 
     space: SearchSpace
@@ -148,6 +151,7 @@ class Problem:
     canonical: Callable[[dict[str, Any]], str] | None = None
     identity: str = ""
     initial: Sequence[Mapping[str, Any]] = ()
+    improve: Callable[[dict[str, Any], np.random.Generator], dict[str, Any]] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "initial", tuple(dict(params) for params in self.initial))

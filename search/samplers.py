@@ -43,10 +43,12 @@ class _Generations(_GeneticBase):
 
     _problem: Problem
     _independent: RandomSampler
+    _improve_rng: np.random.Generator
 
     def configure(self, problem: Problem, independent_seed: int) -> None:
         self._problem = problem
         self._independent = RandomSampler(seed=independent_seed)
+        self._improve_rng = np.random.default_rng([independent_seed, 1])
 
     def get_trial_generation(self, study: Study, trial: FrozenTrial) -> int:
         return trial.number // _population(self)
@@ -73,8 +75,21 @@ class _Generations(_GeneticBase):
         parents = self.get_parent_population(study, self.get_trial_generation(study, trial))
         if len(parents) < 2:
             return {}
-        children: dict[str, Any] = self._child_generation_strategy(study, search_space, parents)  # type: ignore[attr-defined]
-        return children
+        child: dict[str, Any] = self._child_generation_strategy(study, search_space, parents)  # type: ignore[attr-defined]
+        return child if self._problem.improve is None else self._improved(study, trial, search_space, child)
+
+    def _improved(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution], child: dict[str, Any]
+    ) -> dict[str, Any]:
+        """The child, its mutated values drawn now and not later, after the problem's own local search."""
+        assert self._problem.improve is not None
+        params = {
+            name: child[name] if name in child else self.sample_independent(study, trial, name, distribution)
+            for name, distribution in self._problem.space.distributions.items()
+        }
+        improved = self._problem.improve(params, self._improve_rng)
+        self._problem.space.validate(improved)
+        return {name: improved[name] for name in search_space}
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution

@@ -123,19 +123,28 @@ def search_space(spec: StudySpec, network: NetworkFacts) -> SearchSpace:
 
 
 def initial_designs(spec: StudySpec, network: NetworkFacts) -> list[dict[str, Any]]:
-    """Plans to start from: the same share of filters everywhere, unmasked, at each share and weight width.
-
-    Their hardware is drawn at random; at most half of the first generation starts this way.
-    """
-    plans = []
+    """Designs to start from: on the base accelerator the same share of filters everywhere, unmasked, at each share and
+    weight width; at most half of the first generation."""
+    plans, hardware = [], base_hardware(spec)
     for bits in sorted(spec.plan.weight_bits, reverse=True):
         for keep in sorted(spec.plan.keep, reverse=True):
-            plan: dict[str, Any] = {f"keep.{group.name}": keep for group in prunable(network)}
+            plan = hardware | {f"keep.{group.name}": keep for group in prunable(network)}
             for block in spec.plan.blocks:
                 plan |= {f"bits.{block}": bits}
                 plan |= {f"mask.{block}": "dense"} if "dense" in spec.plan.masks else {}
             plans.append(plan)
     return plans[: spec.search.population // 2]
+
+
+def base_hardware(spec: StudySpec) -> dict[str, Any]:
+    """The parameters that leave the base accelerator as it is; a key without its value among the choices is left out."""
+    base = set_hardware(spec.hardware.base, {}).model_dump(exclude={"name"})
+    same = {}
+    for key, choices in spec.hardware.vary.items():
+        for choice in choices:
+            if set_hardware(spec.hardware.base, {key: choice}).model_dump(exclude={"name"}) == base:
+                same[key] = choice_label(choice)
+    return same
 
 
 def choice_label(choice: Any) -> str | int | float | bool:

@@ -12,12 +12,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from accel_models.accelerator import load_accelerator
 from accel_models.cost import NetworkCost
 from accel_models.energy import area_mm2
 from accel_models.errors import NoMappingError
 from accel_models.evaluate import simulate
-from cosim.codesign.design import Design, NetworkFacts, build_design, initial_designs, network_facts, search_space
+from accel_models.sparsity import KofN
+from accel_models.workload import Workload
+from cosim.codesign.design import Design, NetworkFacts, build_design, network_facts
 from cosim.codesign.study import StudySpec
 from cosim.compress import Compressed, Recovery, Trained, compress, prepare
 from cosim.data import Dataset, load_dataset
@@ -28,7 +29,7 @@ from cosim.pruning.apply import remove_filters
 from cosim.pruning.coupling import ChannelGroup
 from cosim.pruning.plan import PruningPlan
 from cosim.training import Recipe, evaluate, fit
-from search import Constraint, Evaluation, Objective, Problem
+from search import Evaluation
 
 
 @dataclass(frozen=True)
@@ -54,32 +55,6 @@ class Evaluator:
         return Evaluation(objectives, (excess, 0.0), {"accuracy": compressed.accuracy, "area_mm2": cost.area_mm2})
 
 
-def problem_of(spec: StudySpec, cache: Path) -> Problem:
-    """Space, objectives and constraints of a study."""
-    network = facts(spec, cache)
-    objectives = [
-        Objective("accuracy", "maximize", "", worst=spec.worst.accuracy),
-        Objective("energy_pj", "minimize", "pJ", worst=spec.worst.energy_pj, log=True),
-        Objective("latency_ms", "minimize", "ms", worst=spec.worst.latency_ms, log=True),
-    ]
-    constraints = [Constraint("area_mm2", "mm2"), Constraint("unmapped_bytes", "bytes")]
-    return Problem(
-        search_space(spec, network),
-        objectives,
-        constraints,
-        canonical=lambda params: build_design(spec, network, params).digest(),
-        identity=_identity(spec),
-        initial=initial_designs(spec, network),
-    )
-
-
-def _identity(spec: StudySpec) -> str:
-    """Digest of what an evaluation hangs on besides its parameters: the study and the base accelerator's content."""
-    text = spec.model_dump_json(exclude={"search", "name", "repeats"})
-    text += load_accelerator(spec.hardware.base).model_dump_json()
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
 def price_design(design: Design, spec: StudySpec, cache: Path) -> NetworkCost:
     """Energy and latency of a design; only the shapes of the pruned network matter."""
     trained = trained_network(spec, cache, spec.seed)
@@ -90,11 +65,23 @@ def price_plan(
     design: Design, model: nn.Module, example: torch.Tensor, groups: tuple[ChannelGroup, ...]
 ) -> NetworkCost:
     """The plan on a dense network, extracted and simulated."""
-    pruned = remove_filters(model, example, design.plan, groups, verify=False)
-    workload = extract_workload(pruned, example, design.plan.network, design.plan)
-    structures = weight_structures(design.plan)
+    return simulate(design.accelerator, *extract_plan(design.plan, model, example, groups))
+
+
+def plan_workload(plan: PruningPlan, spec: StudySpec, cache: Path) -> tuple[Workload, dict[str, KofN]]:
+    """What hardware executes of a plan on the study's network."""
+    trained = trained_network(spec, cache, spec.seed)
+    return extract_plan(plan, trained.model, trained.example, trained.groups)
+
+
+def extract_plan(
+    plan: PruningPlan, model: nn.Module, example: torch.Tensor, groups: tuple[ChannelGroup, ...]
+) -> tuple[Workload, dict[str, KofN]]:
+    """Shapes, bits and structures of a plan on a dense network; weights do not matter."""
+    pruned = remove_filters(model, example, plan, groups, verify=False)
+    workload, structures = extract_workload(pruned, example, plan.network, plan), weight_structures(plan)
     check_structures(workload, structures)
-    return simulate(design.accelerator, workload, structures)
+    return workload, structures
 
 
 def compress_design(plan: PruningPlan, spec: StudySpec, cache: Path, seed: int) -> Compressed:

@@ -18,8 +18,9 @@ import yaml
 
 from accel_models.accelerator import read_yaml
 from cosim.codesign.check import check_study
-from cosim.codesign.evaluator import Evaluator, one_thread, problem_of
+from cosim.codesign.evaluator import Evaluator, one_thread
 from cosim.codesign.front import write_front
+from cosim.codesign.problem import problem_of
 from cosim.codesign.repeats import repeat_front
 from cosim.codesign.study import StudySpec
 from cosim.codesign.worker import Route, Worker

@@ -58,3 +58,26 @@ def test_other_initial_designs_are_another_search(tmp_path: Path):
 def test_initial_designs_outside_the_space_are_refused(initial: dict[str, int]):
     with pytest.raises(InvalidProblemError, match=r"parameter '(x|z)'"):
         problem((initial,))
+
+
+def cheaper(params: dict[str, Any], rng: Any) -> dict[str, Any]:
+    return params | {"y": 49 - int(rng.integers(0, 2))}
+
+
+@pytest.mark.parametrize("sampler", ["nsga2", "nsga3"])
+def test_children_pass_through_the_problems_local_search_and_resume_alike(sampler: str, tmp_path: Path):
+    improving = replace(problem(()), improve=cheaper)
+    options: dict[str, Any] = {"sampler": sampler, "population": 6, "batch_size": 3}
+    whole = run_search(improving, evaluate, trials=24, **options)
+    assert {trial.params["y"] for trial in whole.trials[6:]} == {48, 49}
+    assert {trial.params["y"] for trial in whole.trials[:6]} - {48, 49}
+    run_search(improving, evaluate, trials=11, storage=tmp_path / "journal", **options)
+    resumed = run_search(improving, evaluate, trials=24, storage=tmp_path / "journal", resume=True, **options)
+    assert resumed.trials == whole.trials
+
+
+def test_a_local_search_that_leaves_the_space_is_refused():
+    with pytest.raises(InvalidProblemError, match="'y' has value -1"):
+        run_search(
+            replace(problem(()), improve=lambda params, rng: params | {"y": -1}), evaluate, trials=12, population=6
+        )
