@@ -137,7 +137,7 @@ def initial_designs(spec: StudySpec, network: NetworkFacts) -> list[dict[str, An
 
 
 def base_hardware(spec: StudySpec) -> dict[str, Any]:
-    """The parameters that leave the base accelerator as it is; a key without its value among the choices is left out."""
+    """Parameters that leave the base accelerator as it is; a key without its value among the choices is left out."""
     base = set_hardware(spec.hardware.base, {}).model_dump(exclude={"name"})
     same = {}
     for key, choices in spec.hardware.vary.items():
