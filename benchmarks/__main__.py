@@ -13,7 +13,7 @@ from rich.table import Table
 from benchmarks.registry import BENCHMARKS, Row
 from cosim.files import write_json
 
-MODULES = ("cold", "design_speed", "mapping_speed", "search_quality", "search_speed")
+MODULES = ("cold", "design_speed", "mapper_speed", "mapping_speed", "search_quality", "search_speed")
 
 
 def main() -> int:

@@ -1,4 +1,4 @@
-"""Optimal tiles of a loop nest: branch and bound over stages, outermost first. Numbers only; see `accel_models/mapper.py`.
+"""Optimal tiles of a loop nest: branch and bound over stages, outermost first. Numbers only.
 
 Vocabulary: `kernels/stage_floor.py`. The sum of the floors of all stages is a bound for what is not chosen yet, the
 floor inside the tile around for what is; a nest that is complete is priced exactly by `best_order`.
@@ -10,10 +10,13 @@ import numpy as np
 from numba import njit
 
 from accel_models.kernels.loopnest import Int, Ints
-from accel_models.kernels.nest_order import Float, Floats, Room, best_order, value_of
+from accel_models.kernels.nest_order import best_order
+from accel_models.kernels.nest_terms import Float, Floats, Room, value_of
 from accel_models.kernels.stage_floor import SURE, Hardware, Space, floor_inside, least_of
 
 DEPTH, NODES, LEAVES = 0, 1, 2
+TIE = 1e-10
+"""Relative: no search for what is better by less."""
 GREEDY_LEAVES = 64
 """So many first mappings are priced even above the threshold, to have something in hand."""
 
@@ -63,12 +66,14 @@ def search_tiles(
         extents[0, dim] = shape[dim]
     for c in range(1, state[DEPTH]):  # where the last call stopped
         at = pointer[c]
-        sums[c] = sums[c - 1]
+        for m in range(sets):
+            sums[c, m] = sums[c - 1, m]
         floor_inside(floors[at], extents[c - 1], space.vectors[pairs[at, 0]], shape, sums[c])
         enter(c, pairs[at], space, extents, spatial, temporal, instances)
     c, nodes = state[DEPTH], 0
     while c >= 1 and nodes < budget:
         limit = min(theta, best[0])
+        limit -= TIE * abs(limit) if limit < np.inf else 0.0
         pointer[c] += 1
         at = pointer[c]
         if at >= starts[c + 1] or group_bounds[pairs[at, 3]] >= limit:
@@ -95,7 +100,8 @@ def search_tiles(
         if bounds[at] >= limit:
             pointer[c] = pairs[at, 2] - 1
             continue
-        sums[c] = sums[c - 1]
+        for m in range(sets):
+            sums[c, m] = sums[c - 1, m]
         floor_inside(floors[at], extents[c - 1], group, shape, sums[c])
         enter(c, pairs[at], space, extents, spatial, temporal, instances)
         for m in range(sets):
@@ -110,11 +116,11 @@ def search_tiles(
             continue
         leaf = c == n_levels
         if leaf and state[LEAVES] < GREEDY_LEAVES:
-            limit = best[0]
+            limit = best[0] - (TIE * abs(best[0]) if best[0] < np.inf else 0.0)
         before = counts[0]
         value = best_order(
             c,
-            not leaf,
+            np.int64(not leaf and sets > 1),
             limit,
             steps,
             rates,
@@ -145,6 +151,8 @@ def search_tiles(
                     order[level, i] = trial[level, i]
                 chosen[level + 1, 0], chosen[level + 1, 1] = pairs[pointer[level + 1], 0], pairs[pointer[level + 1], 1]
         else:
+            if sets == 1:  # the orders of all stages so far, in one nest
+                sums[c, 0] = max(sums[c, 0], value - rests[c + 1, 0])
             pointer[c + 1] = starts[c + 1] - 1
             c += 1
     state[DEPTH] = c
@@ -190,14 +198,15 @@ def price_first(
     extents, spatial = np.ones((n_levels + 1, 8), np.int64), np.ones((n_levels, 8), np.int64)
     temporal, counts, none = np.ones((n_levels, 8), np.int64), np.zeros(1, np.int64), np.zeros(1)
     instances, best = np.ones(n_levels + 2), np.inf
-    extents[0] = shape
+    for dim in range(8):
+        extents[0, dim] = shape[dim]
     for x in range(pairs.shape[0]):
         if only_least and costs[x] >= best:
             break
         enter(np.int64(1), pairs[x], space, extents, spatial, temporal, instances)
         costs[x] = best_order(
             np.int64(1),
-            False,
+            np.int64(0),
             np.inf,
             1.0,
             hardware.bandwidth,

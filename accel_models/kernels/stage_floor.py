@@ -18,7 +18,7 @@ from numba import njit
 
 from accel_models.kernels.loopnest import INPUT, MULTICAST, OUTPUT, WEIGHT, C, G, Int, Ints, K, N, P, Q, R, S
 from accel_models.kernels.mapping_cost import OUTPUT_DIMS, WEIGHT_DIMS, _positions
-from accel_models.kernels.nest_order import Float, Floats, output_price
+from accel_models.kernels.nest_terms import Float, Floats, output_price
 
 NO_LOOP = 8
 WEIGHT_RESTS, OUTPUT_RESTS, INPUT_RESTS, NONE_RESTS, SECOND, RUN_W, RUN_O, OTHERS, SURE = range(9)
@@ -80,7 +80,7 @@ def window(outputs: Int, taps: Int, stride: Int, dilation: Int) -> tuple[Int, In
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def slide(run: Int, spacing: Int, shift: Int, sure: bool) -> Int:
+def slide(run: Int, spacing: Int, shift: Int, sure: Int) -> Int:
     """New positions after a move by `shift`, or, unless `sure`, by any multiple of it: at least so many."""
     if spacing == 0:
         return np.int64(0)
@@ -103,7 +103,7 @@ def least_positions(whole_o: Int, whole_t: Int, o: Int, t: Int, stride: Int, dil
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def first_moves(tile: Ints, step: Ints, macs: Float, shape: Ints, space: Space, sure: bool, moves: Floats) -> None:
+def first_moves(tile: Ints, step: Ints, macs: Float, shape: Ints, space: Space, sure: Int, moves: Floats) -> None:
     """Fill `moves` [9] with the input words that all instances with this tile fetch at least, by the innermost loop.
 
     All steps of the innermost loop move by its step; the share of such steps is 1 - 1 / factor, the factor at least
@@ -134,18 +134,18 @@ def class_of(dim: Int) -> Int:
     """Which operand a loop over a dimension, standing innermost, lets rest."""
     if dim in (N, P, Q):
         return WEIGHT_RESTS
-    return INPUT_RESTS if dim == K else (NONE_RESTS if dim == G or dim == NO_LOOP else OUTPUT_RESTS)
+    return INPUT_RESTS if dim == K else (NONE_RESTS if dim in (G, NO_LOOP) else OUTPUT_RESTS)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def stage_floor(
-    c: Int, group: Ints, tile: Ints, whole_group: bool, shape: Ints, space: Space, hardware: Hardware, out: Floats
+    c: Int, group: Ints, tile: Ints, whole_group: Int, shape: Ints, space: Space, hardware: Hardware, out: Floats
 ) -> None:
     """Fill `out` [M, FLOORS] with what child c moves at least, over all ways to fill in the rest of the nest.
 
     Columns: by class of the innermost loop outside the child; then of the operand that rests in a class, its share:
     weights in WEIGHT_RESTS, outputs in OUTPUT_RESTS, of INPUT_RESTS all but inputs, and inputs that follow the second
-    loop. `whole_group`: the tile is not chosen yet, and given as the group.
+    loop. `whole_group`: not 0: the tile is not chosen yet, and given as the group.
     """
     levels, parents, read, write, tail = (
         hardware.levels,
@@ -163,9 +163,9 @@ def stage_floor(
         beyond_w *= ways[level, 1] if 0 <= parents[WEIGHT, c] <= level else 1
         beyond_i *= ways[level, 0] if 0 <= parents[INPUT, c] <= level else 1
         beyond_o *= ways[level, 3] if 0 <= parents[OUTPUT, c] <= level else 1
-    sure = True
+    sure = np.int64(1)
     for level in range(c - 1):
-        sure = sure and ways[level, 0] == 1
+        sure &= ways[level, 0] == 1
     pixels, taps = tile[N] * tile[P] * tile[Q], tile[C] * tile[R] * tile[S]
     copies_w = group[N] * group[P] * group[Q] // pixels
     copies_o = group[C] * group[R] * group[S] // taps
@@ -217,7 +217,7 @@ def stage_floor(
             shared = copies_w * beyond_w if levels[p, MULTICAST] else 1.0
             price = write[m, c, WEIGHT] + read[m, p, WEIGHT] / shared
             out[m, RUN_W] = macs / all_pixels * copies_w * price
-            add_part(out[m], WEIGHT_RESTS, out[m, RUN_W], macs / pixels * price)
+            add_part(out[m], np.int64(WEIGHT_RESTS), out[m, RUN_W], macs / pixels * price)
         else:
             out[m, RUN_W] = 0.0
         p = parents[OUTPUT, c]
@@ -232,7 +232,7 @@ def stage_floor(
                 rest = min(rest, most * price)
                 run = min(run, (words if price >= 0.0 else most) * price)
             out[m, RUN_O] = max(0.0, run)
-            add_part(out[m], OUTPUT_RESTS, run, rest)
+            add_part(out[m], np.int64(OUTPUT_RESTS), run, rest)
         if c == n_levels:  # the order does not matter
             out[m, :NONE_RESTS] = out[m, NONE_RESTS]
             out[m, SECOND:SURE] = 0.0

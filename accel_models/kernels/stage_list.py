@@ -9,7 +9,7 @@ import numpy as np
 from numba import njit
 
 from accel_models.kernels.loopnest import Int, Ints
-from accel_models.kernels.nest_order import Float, Floats, value_of
+from accel_models.kernels.nest_terms import Float, Floats, value_of
 from accel_models.kernels.stage_floor import FLOORS, SURE, Hardware, Space, floor_inside, least_of, stage_floor
 
 
@@ -70,9 +70,9 @@ def group_floors(shape: Ints, space: Space, hardware: Hardware, floors: Floats, 
             group = space.vectors[at]
             least[c, at] = np.inf
             if space.fits[c, at] if most == 1 else may_spread(np.int64(c), group, most, space):
-                stage_floor(np.int64(c), group, group, most > 1, shape, space, hardware, floors[c, at])
+                stage_floor(np.int64(c), group, group, np.int64(most > 1), shape, space, hardware, floors[c, at])
                 for m in range(least.shape[2]):
-                    floors[c, at, m, SURE] = 0.0
+                    floors[c, at, m, SURE] = -np.inf
                     least[c, at, m] = least_of(floors[c, at, m])
 
 
@@ -129,8 +129,10 @@ def list_stage(
     least: Floats,
     tiles: Ints,
     costs: Floats,
+    begin: Int,
+    end: Int,
 ) -> tuple[Ints, Floats, Floats]:
-    """All (group, tile) of stage c with which the bound stays below theta, group by group.
+    """All (group, tile) of stage c with which the bound stays below theta, of groups begin..end-1 one by one.
 
     rest : float64[M], the floors of all other stages; rest_before : without those of the stage before, whose choices
     are `tiles` and `costs` (see `reached`); steps : computing steps with all the others' instances
@@ -141,11 +143,11 @@ def list_stage(
     float64[X], bound
     float64[X, M, FLOORS], floors
     """
-    sets, n, most = rest.shape[0], space.vectors.shape[0], space.ways[c - 1, 0]
+    sets, most = rest.shape[0], space.ways[c - 1, 0]
     total, tile, rank = np.empty(sets), np.empty(8, np.int64), np.zeros(8, np.int64)
     room, found = 256, 0
     pairs, bounds, floors = np.empty((room, 4), np.int64), np.empty(room), np.empty((room, sets, FLOORS))
-    for group_at in range(n):
+    for group_at in range(begin, end):
         group = space.vectors[group_at]
         for m in range(sets):
             total[m] = least[c, group_at, m] + rest[m]
@@ -169,7 +171,7 @@ def list_stage(
             continue
         rank[:] = 0
         while True:
-            instances, spatial_at, tile_at = 1, 0, 0
+            instances, spatial_at, tile_at = 1, 0, np.int64(0)
             for dim in range(8):
                 factor = space.divisors[dim, rank[dim]]
                 instances *= factor
@@ -180,9 +182,9 @@ def list_stage(
                 if found == room:
                     pairs, bounds = np.concatenate((pairs, pairs)), np.concatenate((bounds, bounds))
                     floors, room = np.concatenate((floors, floors)), 2 * room
-                stage_floor(c, group, tile, False, shape, space, hardware, floors[found])
+                stage_floor(c, group, tile, np.int64(0), shape, space, hardware, floors[found])
                 for m in range(sets):
-                    floors[found, m, SURE] = 0.0
+                    floors[found, m, SURE] = -np.inf
                     total[m] = least_of(floors[found, m]) + rest[m]
                 bounds[found] = value_of(total, steps / instances, rates, objective, cap)
                 if bounds[found] < theta:
@@ -191,39 +193,3 @@ def list_stage(
             if not next_spread(rank, group, most, space):
                 break
     return pairs[:found], bounds[:found], floors[:found]
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def sort_stage(pairs: Ints, bounds: Floats, floors: Floats) -> tuple[Ints, Floats, Floats, Floats, Floats]:
-    """Groups by ascending bound, and their tiles by ascending bound.
-
-    Returns
-    -------
-    int64[X, 4], as given and where the next group begins and its number
-    float64[X], float64[X, M, FLOORS], as given
-    float64[Y], float64[Y, M, FLOORS], least of each group
-    """
-    found, sets = pairs.shape[0], floors.shape[1]
-    firsts, heads = np.empty(found + 1, np.int64), 0
-    for x in range(found):
-        if x == 0 or pairs[x, 0] != pairs[x - 1, 0]:
-            firsts[heads] = x
-            heads += 1
-    firsts[heads] = found
-    group_bounds, group_least = np.full(heads, np.inf), np.full((heads, sets, FLOORS), np.inf)
-    for i in range(heads):
-        for x in range(firsts[i], firsts[i + 1]):
-            group_bounds[i] = min(group_bounds[i], bounds[x])
-            for m in range(sets):
-                for j in range(FLOORS):
-                    group_least[i, m, j] = min(group_least[i, m, j], floors[x, m, j])
-    groups = np.argsort(group_bounds, kind="mergesort")
-    ascending, at = np.empty(found, np.int64), 0
-    for new in range(heads):
-        begin, end = firsts[groups[new]], firsts[groups[new] + 1]
-        inner = np.argsort(bounds[begin:end], kind="mergesort")
-        for x in range(end - begin):
-            ascending[at + x] = begin + inner[x]
-            pairs[begin + x, 2], pairs[begin + x, 3] = at + end - begin, new
-        at += end - begin
-    return pairs[ascending], bounds[ascending], floors[ascending], group_bounds[groups], group_least[groups]
