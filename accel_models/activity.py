@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from accel_models.accelerator import OPERANDS, Accelerator, Dataflow, Memory, Operand
 from accel_models.energy import EnergyTable
 from accel_models.errors import InvalidInputError, NoMappingError
+from accel_models.goal import DEFAULT_GOAL, OBJECTIVES, Goal
 from accel_models.kernels import schedules, systolic
+from accel_models.layer_zeros import Unstructured
 from accel_models.layers import Conv2d, Gemm, VectorOp
+from accel_models.sparse_report import SparseReport
 from accel_models.sparsity import KofN
+from accel_models.stored_weights import StoredWeights, store_weights
 
 DATAFLOW_CODES: Mapping[Dataflow, int] = {
     "output_stationary": systolic.OUTPUT_STATIONARY,
@@ -35,6 +39,11 @@ class Access:
     write_bits: int = 0
     metadata_read_bits: int = 0
     metadata_write_bits: int = 0
+
+    @property
+    def moved_bits(self) -> int:
+        """Read and written, metadata included."""
+        return self.read_bits + self.write_bits + self.metadata_read_bits + self.metadata_write_bits
 
 
 Accesses = Mapping[Operand, Access]
@@ -68,51 +77,20 @@ class Activity:
     weight_bits: int = 0
     """Bits of the layer's weights as stored, metadata included."""
     notice: str | None = None
+    final_writes: int = 0
+    """Complete outputs written to DRAM, and their bits."""
+    final_write_bits: int = 0
+    resident_bytes: int = 0
+    """What the layer occupies of the memory that holds inputs, at most; and what of that is its input."""
+    resident_input_bytes: int = 0
+    operations: Mapping[str, int] = field(default_factory=dict)
+    """Entry of the energy table -> how often, beside multiply-accumulates and accesses (intersections, crossbars)."""
+    sparse: SparseReport | None = None
+    """On a sparse array: mask-exact and expected counts of its lanes."""
 
     @property
     def latency_cycles(self) -> int:
         return self.compute_cycles + sum(self.stall_cycles.values())
-
-
-@dataclass(frozen=True)
-class StoredWeights:
-    """How the weights of one layer lie in memory and pass through the array."""
-
-    kept: int
-    """Weights of one output that are stored and multiplied (or gated)."""
-    value_bits: int
-    """Bits of one output's values."""
-    metadata_bits: int
-    """Bits of one output's indices."""
-    nonzero: int
-    """Weights of one output that the structure keeps."""
-    notice: str | None
-
-
-def store_weights(layer: Conv2d | Gemm, structure: KofN | None, accelerator: Accelerator) -> StoredWeights:
-    """What the accelerator makes of a structure: skipped, stored compressed, or dense with a notice.
-
-    A structure that the array cannot skip runs at dense cycles. It is stored compressed if the format says so
-    (values + indices), and expanded at the edge of the array.
-    """
-    dense, bits = layer.as_gemm().k, layer.bits.weight
-    if structure is None:
-        return StoredWeights(dense, dense * bits, 0, dense, None)
-    features = accelerator.weight_sparsity
-    kept, indices = structure.kept_per_row(layer), structure.index_bits_per_row(layer)
-    stored = (kept * bits, indices) if features.format == "k_of_n" else (dense * bits, 0)
-    if features.action == "skip" and features.gather is not None and structure.n <= features.gather:
-        return StoredWeights(kept, *stored, kept, None)
-    notice = None
-    if features.action != "gate":
-        reason = (
-            "its weights are not skipped" if features.gather is None else f"it gathers from {features.gather} at most"
-        )
-        notice = (
-            f"{layer.name}: {structure.k} of {structure.n} per {structure.granularity} row runs at dense cycles "
-            f"on {accelerator.name} ({reason})"
-        )
-    return StoredWeights(dense, *stored, kept, notice)
 
 
 def product_of(layer: Conv2d | Gemm, weights: StoredWeights, psum_bits: int) -> systolic.Product:
@@ -160,9 +138,13 @@ def _capacity_bits(memory: Memory) -> int:
 
 
 def matrix_activity(
-    layer: Conv2d | Gemm, structure: KofN | None, accelerator: Accelerator, table: EnergyTable
+    layer: Conv2d | Gemm,
+    structure: KofN | Unstructured | None,
+    accelerator: Accelerator,
+    table: EnergyTable,
+    goal: Goal = DEFAULT_GOAL,
 ) -> Activity:
-    """Counts of a convolution or matrix product under its cheapest schedule.
+    """Counts of a convolution or matrix product on a systolic array under its best schedule.
 
     Raises
     ------
@@ -172,43 +154,67 @@ def matrix_activity(
         An operand is wider than the array's, or the layer is too large to be counted.
     """
     width = accelerator.multiplier_bits(layer.bits.weight)
-    _check_widths(layer, accelerator)
+    check_widths(layer, accelerator)
     weights = store_weights(layer, structure, accelerator)
     product = product_of(layer, weights, accelerator.pe_array.psum_bits)
     machine = machine_of(accelerator)
     macs = count_macs(layer, weights, accelerator)
     registers = registers_of(product, macs, accelerator)
     prices = table.schedule_prices(accelerator, table.array_pj(macs.done, width, *register_bits(registers)))
+    prices = prices._replace(objective=OBJECTIVES.index(goal.objective))
     _check_range(layer, accelerator, machine)
     traffic = schedules.cheapest_schedule(product, machine, prices)
     if traffic.status != systolic.FITS:
         raise _no_mapping(layer, accelerator, _TOO_SMALL[traffic.status], systolic.least_capacity(product, machine))
     busy = accelerator.pe_array.pes * traffic.compute_cycles
+    accesses = _accesses(product, weights, traffic, accelerator)
     return Activity(
         macs=macs,
         compute_cycles=traffic.compute_cycles,
-        stall_cycles={
-            "dram_fill": traffic.fill_cycles,
-            "dram_bandwidth": traffic.dram_stall_cycles,
-            "buffer_bandwidth": traffic.buffer_stall_cycles,
-            "single_buffer": traffic.single_buffer_cycles,
-            "dram_drain": traffic.drain_cycles,
-        },
-        accesses={**_accesses(product, weights, traffic, accelerator), "register": registers},
+        stall_cycles=_stalls(traffic, accesses[accelerator.dram.name], machine, goal),
+        accesses={**accesses, "register": registers},
         vector_operations=0,
         utilization=macs.done / busy,
         mapping=_describe(traffic, machine, product),
         multiplier_bits=width,
         weight_bits=product.groups * product.n * product.column_bits,
         notice=weights.notice,
+        final_writes=layer.output_elements,
+        final_write_bits=layer.output_elements * layer.bits.output,
+        resident_bytes=_input_bytes(product, accelerator),
+        resident_input_bytes=_input_bytes(product, accelerator),
     )
+
+
+def _input_bytes(product: systolic.Product, accelerator: Accelerator) -> int:
+    """What a layer may occupy of the input buffer: all of its input, or all of the buffer."""
+    whole = -(-product.groups * product.input_rows * product.row_elements * product.input_bits // 8)
+    return min(whole, accelerator.buffer("input").capacity_bytes or 0)
+
+
+def _stalls(traffic: systolic.Traffic, dram: Accesses, machine: systolic.Machine, goal: Goal) -> dict[str, int]:
+    """Cycles by cause beside those of the array; in mode `ideal` all transfers overlap."""
+    if goal.mode == "ideal":
+        moved = sum(access.moved_bits for access in dram.values()) / machine.dram_bits_per_cycle
+        busy = traffic.compute_cycles + traffic.buffer_stall_cycles
+        return {
+            "dram_bandwidth": max(0, math.ceil(moved) - busy),
+            "buffer_bandwidth": traffic.buffer_stall_cycles,
+        }
+    return {
+        "dram_fill": traffic.fill_cycles,
+        "dram_bandwidth": traffic.dram_stall_cycles,
+        "buffer_bandwidth": traffic.buffer_stall_cycles,
+        "single_buffer": traffic.single_buffer_cycles,
+        "dram_drain": traffic.drain_cycles,
+    }
 
 
 def count_macs(layer: Conv2d | Gemm, weights: StoredWeights, accelerator: Accelerator) -> Macs:
     """Dense multiply-accumulates split by what the array does with them."""
     gemm = layer.as_gemm()
     outputs = gemm.groups * gemm.m * gemm.n
-    zeros = outputs * (weights.kept - weights.nonzero)
+    zeros = int(outputs * (weights.kept - weights.nonzero))
     gated = zeros if accelerator.weight_sparsity.action in ("gate", "skip") else 0
     return Macs(outputs * weights.kept - gated, gated, outputs * (gemm.k - weights.kept))
 
@@ -302,10 +308,13 @@ def vector_activity(layer: VectorOp, accelerator: Accelerator) -> Activity:
         utilization=0.0,
         mapping=f"vector unit, {accelerator.vector_lanes} lanes",
         multiplier_bits=accelerator.pe_array.weight_bits[-1],
+        final_writes=layer.output_elements,
+        final_write_bits=write_bits,
     )
 
 
-def _check_widths(layer: Conv2d | Gemm, accelerator: Accelerator) -> None:
+def check_widths(layer: Conv2d | Gemm, accelerator: Accelerator) -> None:
+    """Refuse operands that are wider than the array's."""
     array = accelerator.pe_array
     for operand, width, most in (
         ("input", layer.bits.input, array.input_bits),

@@ -39,17 +39,20 @@ class LayerCost:
             "macs": asdict(activity.macs),
             "utilization": activity.utilization,
             "mapping": activity.mapping,
-        }
+        } | ({} if activity.sparse is None else {"sparse": activity.sparse.to_dict()})
 
 
 @dataclass(frozen=True)
 class NetworkCost:
-    """A network on an accelerator: layers run one after the other, intermediate tensors pass through DRAM."""
+    """A network on an accelerator: layers run one after the other; tensors between them pass through DRAM unless the
+    accelerator keeps them on chip."""
 
     accelerator: Accelerator
     workload: str
     layers: tuple[LayerCost, ...]
     area_mm2: float
+    peak_activation_bytes: int
+    """The most bytes of activations that exist at once: with so much memory none is spilled."""
 
     @property
     def latency_cycles(self) -> int:
@@ -68,8 +71,7 @@ class NetworkCost:
         """Bytes moved to and from DRAM, metadata included; a started byte counts."""
         bits = 0
         for layer in self.layers:
-            for access in layer.activity.accesses[self.accelerator.dram.name].values():
-                bits += access.read_bits + access.write_bits + access.metadata_read_bits + access.metadata_write_bits
+            bits += sum(access.moved_bits for access in layer.activity.accesses[self.accelerator.dram.name].values())
         return -(-bits // 8)
 
     @property
@@ -112,6 +114,7 @@ class NetworkCost:
                 "macs": self.macs,
                 "utilization": self.utilization,
                 "area_mm2": self.area_mm2,
+                "peak_activation_bytes": self.peak_activation_bytes,
             },
             "notices": list(self.notices),
             "layers": [layer.to_dict() for layer in self.layers],
@@ -133,11 +136,16 @@ def price_activity(activity: Activity, accelerator: Accelerator, table: EnergyTa
             energy["register"] = held * table["register_bit"].value
             energy["gather"] = selected * table["gather_bit"].value
             continue
+        if memory == "network":
+            energy["network"] = sum(access.read_bits for access in operands.values()) * table["network.bit"].value
+            continue
         for access in operands.values():
             read, write = table[f"{memory}.read_bit"].value, table[f"{memory}.write_bit"].value
             for name, bits, price in (("read", access.read_bits, read), ("write", access.write_bits, write)):
                 energy[f"{memory}.{name}"] = energy.get(f"{memory}.{name}", 0.0) + bits * price
             metadata += access.metadata_read_bits * read + access.metadata_write_bits * write
+    for entry, count in activity.operations.items():
+        energy[entry] = energy.get(entry, 0.0) + count * table[entry].value
     energy["metadata"] = metadata
     energy["leakage"] = activity.latency_cycles * table.leakage_pj_per_cycle(accelerator.clock_mhz)
     return energy

@@ -110,8 +110,9 @@ def evaluate_designs(
     Raises
     ------
     InvalidInputError
-        A field is out of range; the message names field, row and range.
+        The base is not systolic or keeps outputs on chip, or a field is out of range: names field, row and range.
     """
+    check_base(base)
     _check(designs)
     products, fixed, repeats = _layer_table(base, workload, structures or {})
     machines, prices, area = _machine_table(base, designs)
@@ -128,6 +129,20 @@ def evaluate_designs(
     scores["latency_ms"] = scores["latency_cycles"] / (designs["clock_mhz"] * 1e3)
     scores["area_mm2"] = area
     return scores
+
+
+def check_base(base: Accelerator) -> None:
+    """Refuse an accelerator whose designs cannot be scored at once."""
+    if not base.systolic:
+        raise InvalidInputError(
+            f"accelerator {base.name!r}: many designs at once need a systolic dataflow, not {base.pe_array.dataflow}; "
+            "simulate them one by one"
+        )
+    for field in ("keep_outputs", "area"):
+        if getattr(base, field):
+            raise InvalidInputError(
+                f"accelerator {base.name!r}: {field} is not scored for many designs at once; leave it out"
+            )
 
 
 def _check(designs: NDArray[Any]) -> None:

@@ -1,41 +1,55 @@
-"""Prices and areas, each with its source.
+"""Prices of an accelerator, each with its source.
 
-Operations come from `library/technology_45nm.yaml`, SRAM energies, leakage and areas from `library/sram_cacti7.csv`
-(interpolated log-log in capacity and width). An accelerator replaces any entry with `energy: {entry: {value, source}}`.
+Operations and registers come from `technology.py`, SRAM from `sram.py`, areas from `area.py`. An accelerator replaces
+any entry with `energy: {entry: {value, source}}`.
 
-Left out: clock tree, control and the network between buffers and array; DRAM background power.
+Left out: clock tree and control; the network of a systolic array (neighbours only) and the routers of the others; of a
+register memory the write decoder and the clock of words at rest; DRAM background power.
 """
 
 from __future__ import annotations
 
-import csv
 import difflib
 import math
-from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
+from typing import TYPE_CHECKING
 
-from accel_models.accelerator import LIBRARY, Accelerator, Memory, read_yaml
+from accel_models.accelerator import Accelerator, Memory
+from accel_models.area import (
+    area_by_part,
+    area_mm2,
+    array_area_mm2,
+    leakage_by_part,
+    register_words,
+)
 from accel_models.errors import InvalidInputError
-from accel_models.kernels.systolic import Prices
+from accel_models.sparse_prices import lane_prices
+from accel_models.sram import Sram, bank_bytes, bank_of, energy_source, scaled_source, sram
+from accel_models.technology import Price, technology
 
-CACTI = "CACTI 7, library/sram_cacti7.csv"
+if TYPE_CHECKING:
+    from accel_models.kernels.systolic import Prices
 
-
-@dataclass(frozen=True)
-class Price:
-    """One price: value, unit and where it comes from."""
-
-    value: float
-    unit: str
-    source: str
+__all__ = [
+    "EnergyTable",
+    "Price",
+    "Sram",
+    "area_by_part",
+    "area_mm2",
+    "bank_of",
+    "energy_table",
+    "leakage_by_part",
+    "sram",
+    "technology",
+]
 
 
 @dataclass(frozen=True)
 class EnergyTable:
-    """Entry -> Price. Entries: `multiply_<bits>`, `add`, `register_bit`, `gather_bit`, `<memory>.read_bit`,
-    `<memory>.write_bit`, `leakage`."""
+    """Entry -> Price. Entries: `multiply_<bits>`, `add`, `<memory>.read_bit`, `<memory>.write_bit`, `leakage`; of a
+    systolic array `register_bit` and `gather_bit`, of any other `network.bit` (a bit received by a PE); of a sparse
+    array `select_bit`, `scatter_bit` and `intersection`."""
 
     prices: Mapping[str, Price]
 
@@ -62,6 +76,8 @@ class EnergyTable:
             return self[f"{memory.name}.{access}_bit"].value
 
         inputs, weights, outputs = (accelerator.buffer(operand) for operand in ("input", "weight", "output"))
+        from accel_models.kernels.systolic import Prices  # numba: half a second that a list of prices need not pay
+
         return Prices(
             fixed_pj=fixed_pj,
             leakage_pj_per_cycle=self.leakage_pj_per_cycle(accelerator.clock_mhz),
@@ -76,85 +92,6 @@ class EnergyTable:
         )
 
 
-@dataclass(frozen=True)
-class Sram:
-    """One bank: energy per access in pJ, standby leakage in mW, area in mm2."""
-
-    read_pj: float
-    write_pj: float
-    leakage_mw: float
-    area_mm2: float
-
-
-@cache
-def technology() -> dict[str, Price]:
-    """Entries of `library/technology_45nm.yaml`."""
-    path = LIBRARY / "technology_45nm.yaml"
-    return {
-        name: Price(float(entry["value"]), str(entry["unit"]), str(entry["source"]))
-        for name, entry in read_yaml(path)["entries"].items()
-    }
-
-
-@cache
-def _sram_rows(node_nm: int, device: str) -> dict[tuple[int, int], Sram]:
-    lines = (LIBRARY / "sram_cacti7.csv").read_text().splitlines()
-    rows = csv.DictReader(line for line in lines if not line.startswith("#"))
-    return {
-        (int(row["capacity_bytes"]), int(row["width_bits"])): Sram(
-            float(row["read_pj"]), float(row["write_pj"]), float(row["leakage_mw"]), float(row["area_mm2"])
-        )
-        for row in rows
-        if int(row["node_nm"]) == node_nm and row["device"] == device
-    }
-
-
-@cache
-def sram(capacity_bytes: int, width_bits: int, node_nm: int, device: str) -> Sram:
-    """One SRAM bank, interpolated log-log in capacity and width between CACTI's points.
-
-    On a point the result is CACTI's own; between points it was seen within 21 % of fresh CACTI runs (median 3 to 7 %),
-    as CACTI's organisations jump. Outside the table the nearest two points are extended.
-    """
-    rows = _sram_rows(node_nm, device)
-    widths = sorted({width for _, width in rows})
-    low, high = _bracket(widths, width_bits)
-    at = [_at_capacity(rows, capacity_bytes, width) for width in (low, high)]
-    share = math.log(width_bits / low) / math.log(high / low)
-    return _blend(at[0], at[1], share)
-
-
-def _at_capacity(rows: Mapping[tuple[int, int], Sram], capacity_bytes: int, width: int) -> Sram:
-    capacities = sorted(capacity for capacity, w in rows if w == width)
-    low, high = _bracket(capacities, capacity_bytes)
-    share = math.log(capacity_bytes / low) / math.log(high / low)
-    return _blend(rows[low, width], rows[high, width], share)
-
-
-def _bracket(points: list[int], x: float) -> tuple[int, int]:
-    """The two neighbouring points that enclose x, or the two nearest."""
-    i = min(max(bisect_left(points, x), 1), len(points) - 1)
-    return points[i - 1], points[i]
-
-
-def _blend(a: Sram, b: Sram, share: float) -> Sram:
-    def mix(x: float, y: float) -> float:
-        return math.exp(math.log(x) * (1 - share) + math.log(y) * share)
-
-    return Sram(
-        mix(a.read_pj, b.read_pj),
-        mix(a.write_pj, b.write_pj),
-        mix(a.leakage_mw, b.leakage_mw),
-        mix(a.area_mm2, b.area_mm2),
-    )
-
-
-def bank_of(memory: Memory, accelerator: Accelerator) -> Sram:
-    """One bank of an SRAM level."""
-    capacity = max(1, (memory.capacity_bytes or 0) // accelerator.banks(memory))
-    return sram(capacity, memory.width_bits, accelerator.node_nm, accelerator.sram_device)
-
-
 def energy_table(accelerator: Accelerator) -> EnergyTable:
     """The prices of an accelerator, with its own entries on top.
 
@@ -166,9 +103,7 @@ def energy_table(accelerator: Accelerator) -> EnergyTable:
     prices = _operation_prices(accelerator)
     for memory in accelerator.memories:
         prices.update(_memory_prices(memory, accelerator))
-    prices["leakage"] = Price(
-        sum(leakage_by_part(accelerator).values()), "mW", f"{technology()['multiply_leakage'].source}; {CACTI}"
-    )
+    prices["leakage"] = _leakage_price(accelerator)
     for name, override in accelerator.energy.items():
         if name not in prices:
             near = difflib.get_close_matches(name, list(prices), n=1, cutoff=0.0)[0]
@@ -179,7 +114,7 @@ def energy_table(accelerator: Accelerator) -> EnergyTable:
 
 def _operation_prices(accelerator: Accelerator) -> dict[str, Price]:
     """A multiplier's energy grows with the product of its widths, an adder's with its width (Horowitz' own ratios)."""
-    array, tech = accelerator.pe_array, technology()
+    array, tech = accelerator.pe_array, technology(accelerator.node_nm)
     prices = {
         f"multiply_{bits}": Price(
             tech["multiply_8x8"].value * bits * array.input_bits / 64,
@@ -189,80 +124,66 @@ def _operation_prices(accelerator: Accelerator) -> dict[str, Price]:
         for bits in array.weight_bits
     }
     prices["add"] = Price(tech["add_32"].value * array.psum_bits / 32, "pJ", tech["add_32"].source)
-    prices["register_bit"] = tech["register_bit"]
-    prices["gather_bit"] = _gather_price(accelerator)
+    if accelerator.systolic:
+        prices["register_bit"] = tech["register_bit"]
+        prices["gather_bit"] = _gather_price(accelerator)
+    else:
+        prices["network.bit"] = _network_price(accelerator)
+    if accelerator.lanes is not None:
+        prices.update(lane_prices(accelerator.lanes.array, tech))
     return prices
 
 
 def _gather_price(accelerator: Accelerator) -> Price:
     """Selecting one input bit from a tile of n: a tree of ceil(log2 n) 2-to-1 multiplexers toggles along its path."""
-    tech, gather = technology()["mux2_toggle"], accelerator.weight_sparsity.gather
+    tech, gather = technology(accelerator.node_nm)["mux2_toggle"], accelerator.weight_sparsity.gather
     return Price(tech.value * ((gather or 1) - 1).bit_length(), "pJ/bit", tech.source)
+
+
+def _network_price(accelerator: Accelerator) -> Price:
+    """A bit that a PE receives: a repeated wire as long as half the edge of the array, taken as a square."""
+    wire, area = technology(accelerator.node_nm)["wire_bit_mm"], array_area_mm2(accelerator)
+    length = math.sqrt(area) / 2
+    assumption = f"x {length:.3g} mm, half the edge of the array of {area:.3g} mm2 (an assumption); routers left out"
+    return Price(wire.value * length, "pJ/bit", f"{wire.source}; {assumption}")
 
 
 def _memory_prices(memory: Memory, accelerator: Accelerator) -> dict[str, Price]:
     read, write = f"{memory.name}.read_bit", f"{memory.name}.write_bit"
     if memory.kind == "dram":
-        entry = f"dram_{memory.dram_type}"
-        if entry not in technology():
-            kinds = sorted(name.removeprefix("dram_") for name in technology() if name.startswith("dram_"))
-            raise InvalidInputError(
-                f"{accelerator.name}: memories.{memory.name}.dram_type: {memory.dram_type!r} is none of {kinds}"
-            )
-        return {read: technology()[entry], write: technology()[entry]}
+        price = _dram_price(memory, accelerator)
+        return {read: price, write: price}
+    if memory.kind == "registers":
+        return {read: _register_read_price(memory, accelerator), write: technology(accelerator.node_nm)["register_bit"]}
     bank = bank_of(memory, accelerator)
+    source = energy_source(bank_bytes(memory, accelerator), accelerator.node_nm)
     return {
-        read: Price(bank.read_pj / memory.width_bits, "pJ/bit", CACTI),
-        write: Price(bank.write_pj / memory.width_bits, "pJ/bit", CACTI),
+        read: Price(bank.read_pj / memory.width_bits, "pJ/bit", source),
+        write: Price(bank.write_pj / memory.width_bits, "pJ/bit", source),
     }
 
 
-def leakage_by_part(accelerator: Accelerator) -> dict[str, float]:
-    """Standby power of the PEs (multiplier, adder, registers), the vector lanes and every SRAM, in mW."""
-    array, tech = accelerator.pe_array, technology()
-    multiplier = tech["multiply_leakage"].value * array.weight_bits[-1] * array.input_bits / 64
-    adder = tech["add_leakage"].value * array.psum_bits / 32
-    registers = tech["register_leakage"].value * _register_bits(accelerator)
-    lane = adder + tech["register_leakage"].value * array.psum_bits
-    parts = {"pe_array": array.pes * (multiplier + adder + registers), "vector_unit": accelerator.vector_lanes * lane}
-    for memory in accelerator.memories:
-        if memory.kind == "sram":
-            parts[memory.name] = accelerator.banks(memory) * bank_of(memory, accelerator).leakage_mw
-    return parts
+def _dram_price(memory: Memory, accelerator: Accelerator) -> Price:
+    entry, tech = f"dram_{memory.dram_type}", technology(accelerator.node_nm)
+    if entry not in tech:
+        kinds = sorted(name.removeprefix("dram_") for name in tech if name.startswith("dram_"))
+        raise InvalidInputError(
+            f"{accelerator.name}: memories.{memory.name}.dram_type: {memory.dram_type!r} is none of {kinds}"
+        )
+    return tech[entry]
 
 
-def area_by_part(accelerator: Accelerator) -> dict[str, float]:
-    """Area of the PEs, of the vector lanes (an adder and a result register each) and of every SRAM in mm2.
-
-    DRAM and pads are outside the chip model.
-    """
-    array, tech = accelerator.pe_array, technology()
-    multiplier = tech["multiply_area"].value * array.weight_bits[-1] * array.input_bits / 64
-    adder = tech["add_area"].value * array.psum_bits / 32
-    registers = tech["register_area"].value * _register_bits(accelerator)
-    gather = (accelerator.weight_sparsity.gather or 1) - 1
-    mux = tech["mux2_area"].value * gather * array.input_bits
-    lane = adder + tech["register_area"].value * array.psum_bits
-    parts = {
-        "pe_array": array.pes * (multiplier + adder + registers + mux) * 1e-6,
-        "vector_unit": accelerator.vector_lanes * lane * 1e-6,
-    }
-    for memory in accelerator.memories:
-        if memory.kind == "sram":
-            parts[memory.name] = accelerator.banks(memory) * bank_of(memory, accelerator).area_mm2
-    return parts
+def _register_read_price(memory: Memory, accelerator: Accelerator) -> Price:
+    """The flip-flop, and the path of a tree of 2-to-1 multiplexers that selects one of the words."""
+    tech, words = technology(accelerator.node_nm), register_words(memory, accelerator)
+    flipflop, mux, levels = tech["register_bit"], tech["mux2_toggle"], (words - 1).bit_length()
+    if levels == 0:
+        return flipflop
+    source = f"{flipflop.source}; plus {levels} multiplexers to select one of {words} words: {mux.source}"
+    return Price(flipflop.value + levels * mux.value, "pJ/bit", source)
 
 
-def _register_bits(accelerator: Accelerator) -> int:
-    """Bits a PE holds: input, weight (twice: the next one is loaded behind it), partial sum; a gathering PE holds
-    a whole tile of inputs and an index."""
-    array, gather = accelerator.pe_array, accelerator.weight_sparsity.gather
-    bits = array.input_bits + 2 * array.weight_bits[-1] + array.psum_bits
-    if gather is None:
-        return bits
-    return bits + (gather - 1) * array.input_bits + (gather - 1).bit_length()
-
-
-def area_mm2(accelerator: Accelerator) -> float:
-    """Area of the on-chip parts in mm2, at the accelerator's node."""
-    return sum(area_by_part(accelerator).values())
+def _leakage_price(accelerator: Accelerator) -> Price:
+    logic = technology(accelerator.node_nm)["multiply_leakage"].source
+    source = f"{logic}; {scaled_source('leakage', accelerator.node_nm)}"
+    return Price(sum(leakage_by_part(accelerator).values()), "mW", source)

@@ -7,6 +7,7 @@ A Gemm multiplies [M, K] by [K, N]. Only `Conv2d.as_gemm` crosses the two alphab
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import Literal
 
 from accel_models.errors import InvalidInputError
 
@@ -15,7 +16,8 @@ MAX_COUNT = 2**53
 MAX_BITS = 64
 PAIRS = ("stride", "padding", "dilation", "input_size")
 """Fields of a Conv2d that are (height, width)."""
-_TEXTS = ("name", "kind")
+B_SOURCES = ("parameter", "activation")
+_TEXTS = ("name", "kind", "b_source")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,17 +31,21 @@ class Bits:
 
 @dataclass(frozen=True, kw_only=True)
 class Gemm:
-    """C[m, n] = sum over k of A[m, k] B[k, n], `groups` independent times; A is the input, B the weight."""
+    """C[m, n] = sum over k of A[m, k] B[k, n], `groups` independent times (a batch); A is the input, B the weight."""
 
     name: str
     m: int
     n: int
     k: int
     groups: int = 1
+    b_source: Literal["parameter", "activation"] = "parameter"
+    """Where B comes from: weights of the network, or an earlier layer (the products of attention)."""
     bits: Bits = Bits()
 
     def __post_init__(self) -> None:
         _check_fields(self)
+        if self.b_source not in B_SOURCES:
+            raise InvalidInputError(f"layer {self.name!r}: b_source = {self.b_source!r} is none of {B_SOURCES}")
         _check_product(self, "macs", self.groups, self.m, self.n, self.k)
 
     @property

@@ -1,15 +1,18 @@
 """The optimal mapping of a layer on a hierarchy: what is searched, and what is proven of the result.
 
-**Space.** All factorizations of every dimension over the temporal loops of every level and over the spatial axes that
-allow it, and all orders of the temporal loops of every level, such that all tiles fit. With `max_padding` also those of
-the larger extents that `padded_extents` lists: a padded layer is counted as the larger layer it is, iterations that
-compute nothing included, so its counts are those of a legal mapping of that layer. Not searched: two loops over one
-dimension at one level with another loop between them, and remainder iterations of their own.
+**Space.** All factorizations of every dimension over the temporal loops of every level that allows it and over the
+spatial axes that do, and all orders of the temporal loops of every level, such that all tiles fit. Factors are exact
+divisors of the extent that is mapped. With `max_padding` extents may be the larger ones that `padded_extents` lists, to
+fill an axis or to have divisors at all (13, 149): a padded layer is counted as the larger layer it is, iterations that
+compute nothing included, so its counts are those of a legal mapping of that layer. Not searched: other paddings, a last
+tile that is smaller than the others (remainder iterations), and two loops over one dimension at one level with another
+loop between them.
 
-**Method.** Branch and bound over tiles and orders (`kernels/mapper.py`) below a threshold that starts next to a bound
-for all mappings and moves away from it until a mapping is found below. A pass that ends without one proves that none
-is there. So a search that ends proves its result optimal, up to rounding in float64 (1e-9 of the value), and one that
-runs out of time still proves `lower_bound`.
+**Method.** Where a short search does not end, a beam search (`mapping_beam.py`) gives a first mapping. Branch and
+bound over tiles and orders (`kernels/mapper.py`) goes below a threshold that starts next to a bound for all mappings
+and moves away from it until a mapping is found below. A pass that ends without one proves that none is there. So a
+search that ends proves its result optimal, up to rounding in float64 (1e-9 of the value), and one that is stopped still
+proves `lower_bound`.
 
 A mapping is worth what `mapping_cost.evaluate_mappings` says.
 """
@@ -21,13 +24,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import product
 from math import ceil, inf
-from time import perf_counter
 from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from accel_models.errors import InvalidInputError
-from accel_models.mapper_problem import EDP, ENERGY, LATENCY, Problem, unmapped
+from accel_models.mapper_problem import EDP, ENERGY, LATENCY, Budget, Problem
 from accel_models.mapping import DIMS, LoopShape, Mapping
-from accel_models.mapping_cost import MappingTable, evaluate_mappings
+from accel_models.mapping_beam import beam_mapping
+from accel_models.mapping_cost import MappingScores, MappingTable, evaluate_mappings
 from accel_models.mapping_space import Hierarchy, SpatialAxis, refuse_no_room
 
 __all__ = ["Hierarchy", "MapperResult", "SpatialAxis", "find_mapping", "find_mappings", "padded_extents"]
@@ -38,8 +44,14 @@ FIRST_GAP, GROWTH = 0.02, 1.5
 """Share above the bound at which the threshold starts; what it grows by after each pass."""
 PASSES, FEW_PASSES = 300, 10
 """At most; few: to look for the cheapest mapping at the bound of the latency before that latency is known to exist."""
-KEPT = 8
-"""Problems whose tables are kept between passes."""
+KEPT, BEAMS = 8, 3
+"""Problems whose tables are kept between passes; padded layers, those of the least bounds, with a first mapping."""
+
+
+EAGER = 1_000_000
+"""Nodes to search without a first mapping: most layers of three levels end before a beam search would."""
+SMOOTH = 7
+"""Largest prime factor of an extent that is not padded for its divisors' sake: an assumption; 7 is common in layers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,9 +71,9 @@ class MapperResult:
     lower_bound: float
     """No mapping of the space is below, but for rounding; the value where the search is complete."""
     complete: bool
-    """False: time ran out, and a better mapping may exist; of the least latency, perhaps one of less energy."""
+    """False: stopped, and a better mapping may exist; of the least latency, perhaps one of less energy."""
     searched: int
-    """Nodes of the search tree."""
+    """Nodes: choices of a stage that were listed or tried; `max_nodes` is looked at after some thousands."""
 
     @property
     def padding(self) -> dict[str, int]:
@@ -77,15 +89,18 @@ def find_mapping(
     *,
     max_padding: float = 0.0,
     time_limit_s: float | None = None,
+    max_nodes: int | None = None,
 ) -> MapperResult:
     """The optimal mapping of a layer; among mappings of the least latency, one of the least energy.
 
     Parameters
     ----------
     max_padding : float, >= 0
-        By which share each dimension that an axis allows may grow to fill the axis; 0: exact factors alone.
+        By which share each dimension may grow to fill an axis or to have small factors; 0: exact factors alone.
     time_limit_s : float or None, s
-        After which the best mapping so far is returned.
+        After which the best mapping so far is returned; 0: the one of the beam search that comes first.
+    max_nodes : int or None, >= 0
+        The same limit as work, about 0.15 us each: the result is the same on every machine.
 
     Raises
     ------
@@ -100,14 +115,24 @@ def find_mapping(
         raise InvalidInputError(f"max_padding = {max_padding!r} must be a share from 0 to 1")
     if time_limit_s is not None and not time_limit_s >= 0.0:
         raise InvalidInputError(f"time_limit_s = {time_limit_s!r} must be a time of at least 0 s")
+    if max_nodes is not None and not max_nodes >= 0:
+        raise InvalidInputError(f"max_nodes = {max_nodes!r} must be a number of at least 0")
     refuse_no_room(hierarchy)
-    deadline = inf if time_limit_s is None else perf_counter() + time_limit_s
     shapes = list(padded_shapes(shape, hierarchy, max_padding))
-    search = _Search(shapes, hierarchy, OBJECTIVES[objective], deadline)
-    if objective == "latency":
-        search = _of_least_latency(search)
-    else:
-        search.deepen(PASSES)
+    whole = Budget(time_limit_s, max_nodes)
+    proven = 0.0
+    for budget in (whole.part(EAGER), whole):
+        search = _Search(shapes, hierarchy, OBJECTIVES[objective], budget)
+        if budget is whole:
+            search.start()
+        if objective == "latency":
+            search = _of_least_latency(search)
+        else:
+            search.deepen(PASSES)
+        proven = search.proven = max(proven, search.proven)
+        if search.ended:
+            break
+        whole.spend(0 if budget is whole else budget.spent)
     return search.result(shape, objective)
 
 
@@ -118,13 +143,16 @@ def find_mappings(
     *,
     max_padding: float = 0.0,
     time_limit_s: float | None = None,
+    max_nodes: int | None = None,
     threads: int = 1,
 ) -> list[MapperResult]:
-    """`find_mapping` of many layers, equal ones once, the largest first; the time limit is that of each layer."""
+    """`find_mapping` of many layers, equal ones once, the largest first; the limits are those of each layer."""
     distinct = sorted(set(shapes), key=lambda shape: -shape.macs)
 
     def find(shape: LoopShape) -> MapperResult:
-        return find_mapping(shape, hierarchy, objective, max_padding=max_padding, time_limit_s=time_limit_s)
+        return find_mapping(
+            shape, hierarchy, objective, max_padding=max_padding, time_limit_s=time_limit_s, max_nodes=max_nodes
+        )
 
     if threads == 1:
         found = [find(shape) for shape in distinct]
@@ -136,10 +164,19 @@ def find_mappings(
 
 
 def padded_extents(extent: int, sizes: Sequence[int], max_padding: float) -> list[int]:
-    """The extent, and the multiples next to it of every number of instances up to the largest axis."""
+    """The extent; the multiples next to it of every number of instances up to the largest axis; and where it has a
+    prime factor above `SMOOTH`, the next larger number that has none."""
     limit = int(extent * (1.0 + max_padding))
     grown = {ceil(extent / ways) * ways for size in sizes for ways in range(2, size + 1)}
+    grown.add(next((n for n in range(extent, limit + 1) if _is_smooth(n)), extent))
     return sorted({extent} | {n for n in grown if n <= limit})
+
+
+def _is_smooth(n: int) -> bool:
+    for prime in (2, 3, 5, SMOOTH):
+        while n % prime == 0:
+            n //= prime
+    return n == 1
 
 
 def padded_shapes(shape: LoopShape, hierarchy: Hierarchy, max_padding: float) -> Iterator[LoopShape]:
@@ -155,6 +192,8 @@ def _of_least_latency(search: _Search) -> _Search:
     """First as if the bound were reached, for the least energy at once; else the latency, then the energy."""
     bound = max(1, ceil(search.proven * (1.0 - 1e-12)))
     cheap = search.of_energy(bound)
+    if search.value <= bound:
+        cheap.start_from(search)
     cheap.deepen(FEW_PASSES)
     if cheap.table is None:
         search.deepen(PASSES)
@@ -173,20 +212,35 @@ class _Search:
     """A search over padded layers: the best mapping so far and what is proven."""
 
     def __init__(
-        self, shapes: list[LoopShape], hierarchy: Hierarchy, objective: int, deadline: float, cap: float = inf
+        self, shapes: list[LoopShape], hierarchy: Hierarchy, objective: int, budget: Budget, cap: float = inf
     ) -> None:
         self.shapes, self.hierarchy, self.objective = shapes, hierarchy, objective
-        self.deadline, self.cap = deadline, cap
-        self.value, self.ended, self.nodes = inf, False, 0
+        self.budget, self.cap = budget, cap
+        self.value, self.ended = inf, False
         self.shape, self.gap = shapes[0], FIRST_GAP
         self.table: MappingTable | None = None
         self.kept: dict[int, Problem] = {}
-        if cap == inf:
-            self.table = unmapped(shapes[0], len(hierarchy.levels))
-            cycles, energy = self.scored()
-            self.value = {ENERGY: energy, LATENCY: float(cycles), EDP: cycles * energy}[objective]
         self.bounds = [self.problem(i).bound() for i in range(len(shapes))]
         self.proven = min(self.bounds)
+
+    def start(self) -> None:
+        """From the mapping of a beam search."""
+        for index in sorted(range(len(self.bounds)), key=lambda i: self.bounds[i])[:BEAMS]:
+            if self.table is not None and self.bounds[index] >= self.value:
+                continue
+            shape = self.shapes[index]
+            table = beam_mapping(shape, self.hierarchy, self.problem(index).space, self.score)
+            assert table is not None  # all loops at the outermost level, if nothing better
+            value = float(self.score(self._scores(shape, table), exact=True)[0])
+            if self.table is None or value < self.value:
+                self.value, self.table, self.shape = value, table, shape
+
+    def score(self, scores: MappingScores, exact: bool = False) -> NDArray[np.float64]:
+        """What to minimize; unless `exact`, a share of a cycle tells mappings of equal latency apart by energy."""
+        cycles, energy = scores.cycles.astype(np.float64), scores.energy_pj
+        if self.objective == LATENCY:
+            return cycles if exact else cycles + energy / (energy + 1e12)
+        return energy if self.objective == ENERGY else np.multiply(cycles, energy)
 
     def problem(self, index: int) -> Problem:
         if index in self.kept:
@@ -198,15 +252,22 @@ class _Search:
 
     def of_energy(self, cap: float) -> _Search:
         """The search for the least energy among mappings of at most so many cycles."""
-        return _Search(self.shapes, self.hierarchy, ENERGY, self.deadline, cap)
+        return _Search(self.shapes, self.hierarchy, ENERGY, self.budget, cap)
 
     def start_from(self, other: _Search) -> None:
-        self.shape, self.table, self.nodes = other.shape, other.table, other.nodes
+        self.shape, self.table = other.shape, other.table
         self.value = self.scored()[1]
 
     def deepen(self, passes: int) -> None:
         """Search below a threshold that moves away from the bound until it is passed by the best value."""
+        if self.budget.over():
+            return
+        for index in range(len(self.bounds)):
+            problem = self.problem(index)
+            problem.sharpen()
+            self.bounds[index] = problem.bound()
         least = min(self.bounds)
+        self.proven = max(self.proven, least)
         for _ in range(passes):
             theta = min(self.value, least * (1.0 + self.gap) if least > 0.0 else inf)
             if not self._one_pass(theta):
@@ -222,10 +283,9 @@ class _Search:
         for index in sorted(range(len(self.bounds)), key=lambda i: self.bounds[i]):
             if self.bounds[index] >= min(theta, self.value):
                 continue
-            if perf_counter() > self.deadline:
+            if self.budget.over():
                 return False
-            found = self.problem(index).run(theta, self.value, self.deadline)
-            self.nodes += found.nodes
+            found = self.problem(index).run(theta, self.value, self.budget)
             if found.table is not None:
                 self.value, self.table, self.shape = found.value, found.table, self.shapes[index]
             if not found.ended:
@@ -235,10 +295,12 @@ class _Search:
     def scored(self) -> tuple[int, float]:
         """Cycles and pJ of the best mapping."""
         assert self.table is not None
-        scores = evaluate_mappings(
-            self.shape, self.hierarchy.levels, self.table, self.hierarchy.prices, self.hierarchy.mac_pj
-        )
+        scores = self._scores(self.shape, self.table)
         return int(scores.cycles[0]), float(scores.energy_pj[0])
+
+    def _scores(self, shape: LoopShape, table: MappingTable) -> MappingScores:
+        machine = self.hierarchy
+        return evaluate_mappings(shape, machine.levels, table, machine.prices, machine.mac_pj)
 
     def result(self, shape: LoopShape, objective: Objective) -> MapperResult:
         table = self.table
@@ -255,5 +317,5 @@ class _Search:
             value=value,
             lower_bound=value if self.ended else min(self.proven, value),
             complete=self.ended,
-            searched=self.nodes,
+            searched=self.budget.spent,
         )

@@ -42,6 +42,28 @@ class Stage(NamedTuple):
         return np.maximum(self.floors[:, :, :4].min(axis=2), self.floors[:, :, -1])
 
 
+class Budget:
+    """Time and nodes left to a search."""
+
+    def __init__(self, time_limit_s: float | None, max_nodes: int | None) -> None:
+        self.deadline = inf if time_limit_s is None else perf_counter() + time_limit_s
+        self.nodes: float = inf if max_nodes is None else max_nodes
+        self.spent = 0
+
+    def part(self, nodes: int) -> Budget:
+        """A budget of its own, of at most so many nodes and half of these."""
+        part = Budget(None, None)
+        part.deadline, part.nodes = self.deadline, min(self.nodes / 2, nodes)
+        return part
+
+    def spend(self, nodes: int) -> None:
+        self.nodes -= nodes
+        self.spent += nodes
+
+    def over(self) -> bool:
+        return self.nodes <= 0 or perf_counter() > self.deadline
+
+
 @dataclass
 class Pass:
     """What one pass found."""
@@ -52,7 +74,6 @@ class Pass:
     """The mapping of that value, where this pass found it."""
     ended: bool = True
     """Nothing below the threshold and the value was left out."""
-    nodes: int = 0
 
 
 class Problem:
@@ -65,7 +86,7 @@ class Problem:
     """
 
     def __init__(self, shape: LoopShape, hierarchy: Hierarchy, objective: int, cap: float = inf) -> None:
-        self.shape, self.objective, self.cap = shape, objective, cap
+        self.shape, self.objective, self.cap = shape, objective, float(cap)
         self.n_levels = len(hierarchy.levels)
         self.sets = 1 if objective == ENERGY and cap == inf else 1 + self.n_levels
         self.extents = np.array([shape.extents[dim] for dim in DIMS], np.int64)
@@ -73,6 +94,7 @@ class Problem:
         self.space = space_table(shape, hierarchy, self.sets)
         self.room = work_room(self.n_levels, self.sets)
         self.single = [one_price_set(self.hardware, m) for m in range(self.sets)], work_room(self.n_levels, 1)
+        self.sharp = False
         ways = self.space.ways[:, 0].astype(float)
         self.most = np.array([1.0, *(prod(ways[c - 1 :]) for c in range(1, self.n_levels + 1)), 1.0])
         self.rates = self.hardware.bandwidth * np.array([prod(ways[:level]) for level in range(self.n_levels)])
@@ -81,40 +103,47 @@ class Problem:
         stage_list.group_floors(self.extents, self.space, self.hardware, self.columns, self.group_floors)
         self.floors = np.zeros((self.n_levels + 2, self.sets))
         self.floors[1:-1] = self.group_floors[1:].min(axis=1)
-        if ways[0] == 1:
-            self._raise_first_floors()
 
     def bound(self) -> float:
         """A value that no mapping is below."""
         total = self.hardware.fixed + self.floors.sum(axis=0)
         return float(value_of(total, self.shape.macs / self.most[1], self.rates, self.objective, self.cap))
 
-    def run(self, theta: float, best: float, deadline: float) -> Pass:
-        """Find the least value below theta and the best one known; `deadline` as of `perf_counter`, s."""
-        try:
-            stages = self._stages(theta, deadline)
-        except TimeoutError:
-            return Pass(best, ended=False)
+    def run(self, theta: float, best: float, budget: Budget) -> Pass:
+        """Find the least value below theta and the best one known, within the budget."""
+        self.sharpen()
+        stages = self._stages(theta, budget)
         if stages is None:
-            return Pass(best)
+            return Pass(best, ended=not budget.over())
         starts, lists = _joined(stages)
         pointer, state = np.zeros(self.n_levels + 2, np.int64), np.array([1, 0, 0], np.int64)
         pointer[1] = -1
         value, chosen = np.array([best]), np.zeros((self.n_levels + 1, 2), np.int64)
         order, trial = np.zeros((2, self.n_levels, 8), np.int64)
-        search = theta, self.objective, self.cap, NODES, self.extents, self.space, self.hardware, self.room
+        search = (
+            theta,
+            self.objective,
+            self.cap,
+            int(min(NODES, budget.nodes)),
+            self.extents,
+            self.space,
+            self.hardware,
+            self.room,
+        )
         found = pointer, state, value, chosen, order, trial
         call: tuple[Any, ...] = (*lists, starts, self._rests(stages), self.most, *search, *found)
         ended = False
         while not ended:
+            done = int(state[1])
             ended = kernel.search_tiles(*call)
-            if perf_counter() > deadline:
+            budget.spend(int(state[1]) - done)
+            if budget.over():
                 break
         table = self._table(chosen, order) if value[0] < best else None
-        return Pass(float(value[0]), table, ended, int(state[1]))
+        return Pass(float(value[0]), table, ended)
 
-    def _stages(self, theta: float, deadline: float) -> list[Stage] | None:
-        """The choices of every stage that may lead below theta; None where a stage has none."""
+    def _stages(self, theta: float, budget: Budget) -> list[Stage] | None:
+        """The choices of every stage that may lead below theta; None where a stage has none or the budget is spent."""
         stages: list[Stage] = []
         tiles, costs = np.zeros(1, np.int64), np.zeros((1, self.sets))
         whole = self.hardware.fixed + self.floors.sum(axis=0)
@@ -124,7 +153,10 @@ class Problem:
             goal = steps, self.rates, self.objective, self.cap
             layer = self.extents, self.space, self.hardware, self.columns, self.group_floors
             call: tuple[Any, ...] = (c, theta, rest, rest - self.floors[c - 1], *goal, *layer, tiles, costs)
-            pairs, bounds, floors = _in_pieces(call, len(self.space.vectors), deadline)
+            parts = _in_pieces(call, len(self.space.vectors), budget)
+            if budget.over():
+                return None
+            pairs, bounds, floors = parts
             if c == 1:
                 for m in range(self.sets):
                     exact = np.zeros(len(pairs))
@@ -146,8 +178,11 @@ class Problem:
             least[c] = stage.costs().min(axis=0)
         return self.hardware.fixed + least[::-1].cumsum(axis=0)[::-1]
 
-    def _raise_first_floors(self) -> None:
-        """To the least exact costs of the first stage, as no instances outside it share anything."""
+    def sharpen(self) -> None:
+        """Raise the floors of the first stage to its least exact costs, where no instances outside it share."""
+        if self.sharp or self.space.ways[0, 0] > 1:
+            return
+        self.sharp = True
         for m in range(self.sets):
             costs = self.group_floors[1, :, m]
             ascending = np.argsort(costs, kind="stable")
@@ -180,14 +215,16 @@ def _sorted(pairs: NDArray[np.int64], bounds: NDArray[np.float64], floors: NDArr
     return Stage(pairs, bounds[order], floors[order], least[ascending], group_least)
 
 
-def _in_pieces(call: tuple[Any, ...], groups: int, deadline: float) -> list[NDArray[Any]]:
-    """`list_stage` of all groups; raises TimeoutError after the deadline."""
+def _in_pieces(call: tuple[Any, ...], groups: int, budget: Budget) -> list[NDArray[Any]]:
+    """`list_stage` of all groups, of fewer where the budget is spent."""
     parts = []
     for begin in range(0, groups, GROUPS):
-        if perf_counter() > deadline:
-            raise TimeoutError
         piece: tuple[Any, ...] = (*call, begin, min(begin + GROUPS, groups))
-        parts.append(stage_list.list_stage(*piece))
+        *part, tried = stage_list.list_stage(*piece)
+        parts.append(part)
+        budget.spend(tried)
+        if budget.over():
+            break
     return [np.concatenate(part) for part in zip(*parts, strict=True)]
 
 
@@ -199,11 +236,3 @@ def _joined(stages: list[Stage]) -> tuple[NDArray[np.int64], list[Any]]:
         stage.pairs[:, 2] += start
         stage.pairs[:, 3] += head
     return np.concatenate([[0], sizes]).astype(np.int64), [np.concatenate(part) for part in zip(*stages, strict=True)]
-
-
-def unmapped(shape: LoopShape, n_levels: int) -> MappingTable:
-    """Every loop at the outermost level: legal where anything is."""
-    temporal = np.ones((1, n_levels, 8), np.int32)
-    temporal[0, 0] = [shape.extents[dim] for dim in DIMS]
-    order = np.broadcast_to(np.arange(8, dtype=np.int8), temporal.shape)
-    return MappingTable(temporal, np.ones_like(temporal), order)

@@ -110,6 +110,27 @@ def evaluate_mappings(
     InvalidInputError
         Where a row does not cover the layer, or levels and prices do not match the table.
     """
+    layer, scores = prepared(shape, levels, table, prices, mac_pj)
+    rows = len(table)
+    cuts = [rows * i // threads for i in range(threads + 1)]
+    if threads == 1:
+        kernel.evaluate_mappings(*layer, 0, rows, scores)
+    else:
+        with ThreadPoolExecutor(threads) as pool:
+            parts = pairwise(cuts)
+            for job in [pool.submit(kernel.evaluate_mappings, *layer, *part, scores) for part in parts]:
+                job.result()
+    return finished(shape, table, scores)
+
+
+def prepared(
+    shape: LoopShape,
+    levels: tuple[StorageLevel, ...],
+    table: MappingTable,
+    prices: Sequence[LevelPrices],
+    mac_pj: float,
+) -> tuple[tuple[kernel.Factors, NDArray[np.int64], NDArray[np.int64], kernel.Machine], kernel.Scores]:
+    """What the kernels take, checked, and scores for them to fill."""
     _check(levels, table, prices)
     rows = len(table)
     scores = kernel.Scores(np.full(rows, -1, np.int64), np.full(rows, np.nan), np.zeros(rows, np.int64))
@@ -119,15 +140,11 @@ def evaluate_mappings(
         np.ascontiguousarray(table.order, np.int8),
     )
     extents = np.array([shape.extents[dim] for dim in DIMS], np.int64)
-    layer = factors, extents, geometry_table([shape])[0], _machine(levels, prices, mac_pj)
-    cuts = [rows * i // threads for i in range(threads + 1)]
-    if threads == 1:
-        kernel.evaluate_mappings(*layer, 0, rows, scores)
-    else:
-        with ThreadPoolExecutor(threads) as pool:
-            parts = pairwise(cuts)
-            for job in [pool.submit(kernel.evaluate_mappings, *layer, *part, scores) for part in parts]:
-                job.result()
+    return (factors, extents, geometry_table([shape])[0], _machine(levels, prices, mac_pj)), scores
+
+
+def finished(shape: LoopShape, table: MappingTable, scores: kernel.Scores) -> MappingScores:
+    """The scores, or InvalidInputError naming the first row that is no mapping of the layer."""
     _refuse_wrong_rows(shape, table, scores.excess_bits)
     return MappingScores(scores.cycles, scores.energy_pj, scores.excess_bits)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping as Dictionary
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import pairwise
@@ -55,6 +56,9 @@ class Hierarchy:
     axes : where loops may run in parallel; axes of one level multiply, up to its fanout
     mac_pj : float, pJ, >= 0
     double_buffered : names of levels of which half holds the tile, the other half receives the next one
+    temporal : level -> dimensions that may have temporal loops at it, as its control allows; absent: any dimension.
+        None at a level: its tile is what its spatial loops and the levels inside make of it. The outermost level takes
+        what no other one does, so it is not limited.
     """
 
     levels: tuple[StorageLevel, ...]
@@ -62,6 +66,7 @@ class Hierarchy:
     axes: tuple[SpatialAxis, ...] = ()
     mac_pj: float = 0.0
     double_buffered: frozenset[str] = field(default_factory=frozenset)
+    temporal: Dictionary[str, frozenset[str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.levels or len(self.levels) != len(self.prices):
@@ -71,11 +76,24 @@ class Hierarchy:
         names = {level.name for level in self.levels}
         if len(names) < len(self.levels):
             raise InvalidInputError(f"level names {[level.name for level in self.levels]} must differ")
-        for name in sorted({axis.level for axis in self.axes} | self.double_buffered):
+        for name in sorted({axis.level for axis in self.axes} | self.double_buffered | set(self.temporal)):
             if name not in names:
-                raise InvalidInputError(f"level {name!r} of an axis or of double_buffered: known are {sorted(names)}")
+                raise InvalidInputError(
+                    f"level {name!r} of an axis, double_buffered or temporal: known are {sorted(names)}"
+                )
+        for name, dims in self.temporal.items():
+            unknown = sorted(set(dims) - set(DIMS))
+            if unknown or name == self.levels[0].name:
+                what = (
+                    f"dims {unknown}: known are {', '.join(DIMS)}" if unknown else "the outermost level takes any loop"
+                )
+                raise InvalidInputError(f"temporal[{name!r}]: {what}")
         if not 0.0 <= self.mac_pj < inf:
             raise InvalidInputError(f"mac_pj = {self.mac_pj!r} must be pJ >= 0")
+
+    def loops_over(self, level: int) -> frozenset[str]:
+        """Dimensions that may have temporal loops at a level."""
+        return frozenset(self.temporal.get(self.levels[level].name, DIMS))
 
     def room_bytes(self, level: int) -> int | None:
         """Bytes that a tile may fill; None: any."""
@@ -138,6 +156,7 @@ def space_table(shape: LoopShape, hierarchy: Hierarchy, sets: int) -> Space:
     vectors = np.stack(np.meshgrid(*lists, indexing="ij"), axis=-1).reshape(-1, 8).astype(np.int64)
     fits = np.array([_fits(shape, hierarchy, level, vectors) for level in range(len(hierarchy.levels))])
     fits = np.vstack([fits, (vectors == 1).all(axis=1)])
+    fits &= _reachable(hierarchy, lists)
     spreads = np.array([_spreads(hierarchy, level, vectors, digit, radix) for level in hierarchy.levels])
     ways = np.ones((len(spreads), 4), np.int64)
     for level, row in enumerate(spreads):
@@ -148,7 +167,30 @@ def space_table(shape: LoopShape, hierarchy: Hierarchy, sets: int) -> Space:
             ways[level, 1 + i] = legal[:, unused].prod(axis=1).max()
     geometry = np.array(shape.stride + shape.dilation, np.int64)
     merges = np.array([[_merges(hierarchy, level, dim, sets) for dim in DIMS] for level in range(len(spreads) + 1)])
-    return Space(vectors, divisors, digit, radix, fits, spreads, ways, merges, _primes(max(extents)), geometry)
+    loops = np.array([[dim in hierarchy.loops_over(level) for dim in DIMS] for level in range(len(spreads))])
+    across = np.array(
+        [
+            [any(a.level == level.name and dim in a.dims for a in hierarchy.axes) for dim in DIMS]
+            for level in hierarchy.levels
+        ]
+    )
+    primes = _primes(max(extents))
+    return Space(vectors, divisors, digit, radix, fits, spreads, ways, loops, across, merges, primes, geometry)
+
+
+def _reachable(hierarchy: Hierarchy, lists: list[list[int]]) -> NDArray[np.bool_]:
+    """Of each level, tiles whose extents some loops at it and further in can make, each dimension on its own."""
+    extents = {dim: {1} for dim in DIMS}
+    rows = []
+    for level in range(len(hierarchy.levels), -1, -1):
+        for dim, row in zip(DIMS, lists, strict=True):
+            if level < len(hierarchy.levels):
+                sizes = [a.size for a in hierarchy.axes if a.level == hierarchy.levels[level].name and dim in a.dims]
+                most = row[-1] if dim in hierarchy.loops_over(level) else prod(sizes)
+                extents[dim] = {n for n in row if any(n % inner == 0 and n // inner <= most for inner in extents[dim])}
+        masks = [[n in extents[dim] for n in row] for dim, row in zip(DIMS, lists, strict=True)]
+        rows.append(np.stack(np.meshgrid(*masks, indexing="ij")).all(axis=0).ravel())
+    return np.array(rows[::-1])
 
 
 @cache
@@ -175,11 +217,11 @@ def one_price_set(hardware: Hardware, m: int) -> Hardware:
 def _merges(hierarchy: Hierarchy, level: int, dim: str, sets: int) -> bool:
     """Whether, for energy alone, instances next to each other along a dimension are better one with a larger tile.
 
-    At the last level, where nothing further in depends on the order: what is new to the larger tile is new to one of
-    the smaller ones, so nothing is moved more often. An operand that passes by this level must not be shared among the
-    instances.
+    At the last level, where it may have a loop and nothing further in depends on the order: what is new to the larger
+    tile is new to one of the smaller ones, so nothing is moved more often. An operand that passes by this level must
+    not be shared among the instances.
     """
-    if sets > 1 or level != len(hierarchy.levels) - 1:
+    if sets > 1 or level != len(hierarchy.levels) - 1 or dim not in hierarchy.loops_over(level):
         return False
     shared = {"weight": "NPQ", "input": "KPQRS", "output": "CRS"}
     return all(dim not in shared[o] for o in OPERANDS if o not in hierarchy.levels[level].holds)

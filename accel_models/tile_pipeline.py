@@ -10,6 +10,7 @@ Left out: groups and dilation, pooling, the row buffers of the DRAM, other progr
 from __future__ import annotations
 
 import difflib
+import itertools
 import math
 from dataclasses import asdict, dataclass, fields
 from functools import cache
@@ -19,7 +20,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from accel_models.accelerator import LIBRARY, read_yaml
+from accel_models.accelerator import LIBRARY
+from accel_models.config_files import read_yaml
 from accel_models.errors import InvalidInputError, UnknownNameError
 from accel_models.kernels import tile_pipeline as kernel
 from accel_models.mapping import LoopShape, Mapping
@@ -31,6 +33,21 @@ MAX_TILES = 2**22
 """The counts of one tile take 120 bytes."""
 
 _LATENCY = LIBRARY / "latency"
+STORE_COLUMNS = [
+    kernel.STORE_REQUESTS,
+    kernel.STORE_REPEATS,
+    kernel.STORE_L2_MISSES,
+    kernel.STORE_LLC_MISSES,
+]
+LOAD_COLUMNS = [
+    kernel.LOAD_REQUESTS,
+    kernel.LOAD_BEATS,
+    kernel.LOAD_LINES,
+    kernel.LOAD_L2_MISSES,
+    kernel.LOAD_LLC_MISSES,
+    kernel.ZERO_ROWS,
+]
+"""Counts without which a tile moves nothing out or in."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,6 +230,25 @@ def tile_latency(
         host_cycles=float(out[kernel.HOST]),
         tiles=len(counts),
     )
+
+
+def stall_causes(plan: TilePlan, machine: TileMachine, steps: int) -> dict[str, int]:
+    """Cycles of a plan beyond `steps` of computing, by cause; what each costs is what its absence would save.
+
+    Taken away one after the other: the host's work, the stores, the loads. What is left beside `steps` is the array's
+    own: short streams, preloads, issue.
+    """
+    counts, costs = measure_tiles(plan, machine), machine.cost_values
+    times = [tile_latency(plan, machine, counts).cycles]
+    costs = costs._replace(start=0.0, host_convolution=0.0, host_matrix=0.0)
+    times.append(tile_latency(plan, machine, counts, costs).cycles)
+    for columns in (STORE_COLUMNS, LOAD_COLUMNS):
+        counts = counts.copy()
+        counts[:, columns] = 0
+        times.append(tile_latency(plan, machine, counts, costs).cycles)
+    whole = [max(steps, math.ceil(time)) for time in times]
+    parts = zip(("host", "store", "load"), itertools.pairwise(whole), strict=True)
+    return {name: before - after for name, (before, after) in parts} | {"preload": whole[-1] - steps}
 
 
 @cache

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import difflib
 import json
+from collections import Counter
 from collections.abc import Collection
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, dataclass, fields
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
-from typing import Any
-
-import networkx as nx
+from typing import TYPE_CHECKING, Any
 
 from accel_models.errors import InvalidInputError
 from accel_models.layers import PAIRS, Bits, Conv2d, Gemm, Layer, VectorOp
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 WORKLOAD_VERSION = 1
 _KINDS: dict[str, type] = {"conv2d": Conv2d, "gemm": Gemm, "vector": VectorOp}
@@ -33,22 +36,29 @@ class Workload:
     edges: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
-        names = [layer.name for layer in self.layers]
+        names = Counter(layer.name for layer in self.layers)
         if not names:
             raise InvalidInputError(f"workload {self.name!r} has no layers")
-        twice = {name for name in names if names.count(name) > 1}
+        twice = sorted(name for name, times in names.items() if times > 1)
         if twice:
-            raise InvalidInputError(f"workload {self.name!r}: layer names must differ, twice: {sorted(twice)}")
+            raise InvalidInputError(f"workload {self.name!r}: layer names must differ, twice: {twice}")
+        order: TopologicalSorter[str] = TopologicalSorter()
         for pair in self.edges:
             for end in pair:
                 if end not in names:
                     raise InvalidInputError(f"workload {self.name!r}: edge {pair} names no layer {end!r}")
-        if not nx.is_directed_acyclic_graph(self.graph):
-            raise InvalidInputError(f"workload {self.name!r}: the edges form a cycle")
+            order.add(pair[1], pair[0])
+        try:
+            order.prepare()
+        except CycleError as error:
+            cycle = " -> ".join(error.args[1])
+            raise InvalidInputError(f"workload {self.name!r}: the edges form a cycle: {cycle}") from error
 
     @property
     def graph(self) -> nx.DiGraph:
         """The layers as nodes (attribute `layer`), an edge per tensor."""
+        import networkx as nx  # a tenth of a second that only those who ask for the graph pay
+
         graph = nx.DiGraph()
         graph.add_nodes_from((layer.name, {"layer": layer}) for layer in self.layers)
         graph.add_edges_from(self.edges)
@@ -60,10 +70,10 @@ class Workload:
         return sum(layer.macs for layer in self.layers if not isinstance(layer, VectorOp))
 
     def to_json(self) -> str:
-        kinds = {cls: kind for kind, cls in _KINDS.items()}
-        layers = [{"type": kinds[type(layer)], **asdict(layer)} for layer in self.layers]
-        data = {"version": WORKLOAD_VERSION, "name": self.name, "layers": layers, "edges": self.edges}
-        return json.dumps(data, indent=1) + "\n"
+        """The text of a workload file: a layer or an edge a line, without the fields that have their default."""
+        head = json.dumps({"version": WORKLOAD_VERSION, "name": self.name})[:-1]
+        layers = _lines([_layer_data(layer) for layer in self.layers])
+        return f'{head}, "layers": {layers}, "edges": {_lines(self.edges)}}}\n'
 
 
 def load_workload(path: Path | str) -> Workload:
@@ -93,6 +103,26 @@ def load_workload(path: Path | str) -> Workload:
         return Workload(name=data["name"], layers=layers, edges=edges)
     except InvalidInputError as error:
         raise InvalidInputError(f"{path}: {error}") from error
+
+
+def _lines(items: Collection[Any]) -> str:
+    """A JSON list, an item a line."""
+    return "[\n" + ",\n".join(f" {json.dumps(item)}" for item in items) + "\n]"
+
+
+def _layer_data(layer: Layer) -> dict[str, Any]:
+    """The type and the fields of a layer that differ from their defaults; `_layer` reads it back."""
+    kind = next(kind for kind, cls in _KINDS.items() if type(layer) is cls)
+    return {"type": kind, **_changed_fields(layer)}
+
+
+def _changed_fields(value: Any) -> dict[str, Any]:
+    data = {}
+    for field in fields(value):
+        item = getattr(value, field.name)
+        if field.default is MISSING or item != field.default:
+            data[field.name] = _changed_fields(item) if isinstance(item, Bits) else item
+    return data
 
 
 def _layer(item: Any, where: str) -> Layer:

@@ -13,12 +13,12 @@ from rich.table import Table
 from benchmarks.registry import BENCHMARKS, Row
 from cosim.files import write_json
 
-MODULES = ("cold", "design_speed", "mapper_speed", "mapping_speed", "search_quality", "search_speed")
+PATTERNS = ("cold.py", "*_speed.py", "*_quality.py", "*_stability.py")
 
 
 def main() -> int:
     """Run the named benchmarks, or all, and print their rows."""
-    for module in MODULES:
+    for module in sorted({path.stem for pattern in PATTERNS for path in Path(__file__).parent.glob(pattern)}):
         importlib.import_module(f"benchmarks.{module}")  # registers its rows
     parser = argparse.ArgumentParser(prog="scripts/bench", description="Measure what the documents quote.")
     parser.add_argument("names", nargs="*", metavar="NAME", help="rows to measure; none: all")

@@ -12,6 +12,8 @@ import numpy as np
 
 from accel_models.mapping import DIMS, OPERANDS, LoopShape, StorageLevel
 from accel_models.mapping_cost import LevelPrices, MappingTable, evaluate_mappings
+from accel_models.mapping_space import Hierarchy
+from accel_models.mapping_sparse import Action, Zeros, evaluate_sparse_mappings
 from benchmarks.registry import Row, benchmark
 
 LAYER = LoopShape(K=64, C=64, P=56, Q=56, R=3, S=3)
@@ -29,6 +31,25 @@ PRICES = tuple(
 """Relative energies of Eyeriss (ISCA'16, Table IV); no capacities: every mapping is scored in full."""
 
 
+ZEROS = Zeros(
+    density={"weight": 0.4, "input": 0.5},
+    formats={
+        ("dram", "weight"): "run_length",
+        ("dram", "input"): "run_length",
+        ("glb", "weight"): "bitmask",
+        ("glb", "input"): "coordinates",
+        ("rf", "weight"): "coordinates",
+    },
+    reads={
+        ("glb", "weight"): Action(kind="skip", leaders=frozenset({"input"})),
+        ("rf", "input"): Action(kind="gate", leaders=frozenset({"weight"})),
+        ("rf", "output"): Action(kind="skip", leaders=frozenset({"weight", "input"})),
+    },
+    macs=Action(kind="skip", leaders=frozenset({"weight", "input"})),
+)
+"""A mix of formats and actions, to be timed; of no machine in particular."""
+
+
 def random_table(shape: LoopShape, levels: int, rows: int, seed: int) -> MappingTable:
     """Every prime factor of every dimension at a random level, at the middle levels one in three spatial."""
     rng = np.random.default_rng(seed)
@@ -43,14 +64,22 @@ def random_table(shape: LoopShape, levels: int, rows: int, seed: int) -> Mapping
     return MappingTable(factors[0], factors[1], order)
 
 
-def measure(rows: int, threads: int, repeats: int = 5) -> float:
+def measure(rows: int, threads: int, repeats: int = 5, zeros: Zeros | None = None) -> float:
     """Mappings a second, the best of some runs."""
     table = random_table(LAYER, len(LEVELS), rows, seed=0)
-    evaluate_mappings(LAYER, LEVELS, table, PRICES, 1.0, threads)
+    machine = Hierarchy(levels=LEVELS, prices=PRICES, mac_pj=1.0)
+
+    def evaluate() -> None:
+        if zeros is None:
+            evaluate_mappings(LAYER, LEVELS, table, PRICES, 1.0, threads)
+        else:
+            evaluate_sparse_mappings(LAYER, machine, table, zeros, threads)
+
+    evaluate()
     best = float("inf")
     for _ in range(repeats):
         start = time.perf_counter()
-        evaluate_mappings(LAYER, LEVELS, table, PRICES, 1.0, threads)
+        evaluate()
         best = min(best, time.perf_counter() - start)
     return rows / best
 
@@ -65,8 +94,17 @@ def _primes(n: int) -> list[int]:
     return primes
 
 
-@benchmark("mapping_evaluations_per_s")
+@benchmark("mapping_evaluations_per_s", "mapping_evaluations_sparse_per_s")
 def mapping_speed() -> list[Row]:
     """400,000 random mappings on two threads; peers are figures of their own machines, so no ratio is given."""
-    value = measure(rows=400_000, threads=2)
-    return [Row(name="mapping_evaluations_per_s", value=value, unit="mappings/s", note="three levels, 2 threads")]
+    names: dict[str, Zeros | None] = {"": None, "sparse_": ZEROS}
+    note = "three levels, 2 threads"
+    return [
+        Row(
+            name=f"mapping_evaluations_{part}per_s",
+            value=measure(rows=400_000, threads=2, zeros=zeros),
+            unit="mappings/s",
+            note=f"{note}, random zeros, formats, skipping" if part else note,
+        )
+        for part, zeros in names.items()
+    ]

@@ -10,10 +10,12 @@ from __future__ import annotations
 import configparser
 import csv
 import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from accel_models.accelerator import Dataflow
+from accel_models.accelerator import Accelerator, Dataflow, parse_accelerator
 from accel_models.errors import InvalidInputError
 from accel_models.layers import Conv2d, Gemm
 from accel_models.sparsity import KofN
@@ -27,6 +29,11 @@ _DATAFLOWS: dict[str, Dataflow] = {
 _CONV_FIELDS = ("ifmap height", "ifmap width", "filter height", "filter width", "channels", "filters", "stride")
 _GEMM_FIELDS = ("M", "N", "K")
 _PRESETS = "architecture_presets"
+_INTERFACES = 3
+"""SCALE-Sim gives ifmap, filter and ofmap a DRAM interface each, of the first figure of `Bandwidth`.
+Source: scalesim 3.0.0, single_layer_sim.py, the backing bandwidths of the double-buffered scratchpads."""
+_UNLIMITED = 1e6
+"""Bytes per cycle, the most that an accelerator may have: mode CALC asks how much a run without stalls would need."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +54,8 @@ class ScaleSimConfig:
     dataflow: Dataflow
     buffer_bytes: dict[str, int]
     sparse: bool
+    dram_words_per_cycle: int | None = None
+    """Of each of the three interfaces, in mode USER; None: mode CALC, as much as a run without stalls needs."""
 
 
 def read_topology(path: Path | str) -> Topology:
@@ -112,7 +121,79 @@ def read_config(path: Path | str) -> ScaleSimConfig:
         dataflow=_DATAFLOWS[dataflow],
         buffer_bytes={operand: 1024 * _positive(parser, key, path) for operand, key in sizes.items()},
         sparse=_switch(parser, "SparsitySupport", path),
+        dram_words_per_cycle=_bandwidth(parser, path),
     )
+
+
+def load_scalesim_accelerator(
+    path: Path | str, structures: Mapping[str, KofN] | None = None, clock_mhz: float = 1000.0
+) -> Accelerator:
+    """The accelerator that a .cfg describes.
+
+    A word is a byte, as in SCALE-Sim. Its three DRAM interfaces become one that is shared and as wide as all of them;
+    buffers are filled behind the half in use, without taking its ports.
+    What a .cfg does not say is assumed: LPDDR4, the clock, and partial sums of 32 bits that stay on chip, so that a
+    small output buffer costs array cycles (SCALE-Sim lets them leave).
+
+    Parameters
+    ----------
+    structures
+        N:M structures of the topology: with SparsitySupport the array skips by the largest M.
+    clock_mhz : positive
+        A .cfg counts cycles only.
+
+    Raises
+    ------
+    InvalidInputError
+        As `read_config`, or a value is out of an accelerator's range; the message names file and field.
+    """
+    config = read_config(path)
+    words = config.dram_words_per_cycle
+    bandwidth = _UNLIMITED if words is None else float(_INTERFACES * words)
+    dram = {
+        "name": "dram",
+        "kind": "dram",
+        "holds": tuple(config.buffer_bytes),
+        "dram_type": "LPDDR4",
+        "bandwidth_bytes_per_cycle": bandwidth,
+    }
+    buffers = [
+        {"name": f"{operand}_buffer", "kind": "sram", "holds": (operand,), "capacity_bytes": capacity}
+        for operand, capacity in config.buffer_bytes.items()
+    ]
+    data: dict[str, Any] = {
+        "name": config.run_name,
+        "source": f"SCALE-Sim configuration {Path(path).name}",
+        "clock_mhz": clock_mhz,
+        "pe_array": {"rows": config.rows, "cols": config.cols, "dataflow": config.dataflow},
+        "memories": (dram, *buffers),
+    }
+    if config.sparse and structures:
+        gather = max(2, *(structure.n for structure in structures.values()))
+        data["weight_sparsity"] = {"action": "skip", "format": "k_of_n", "gather": gather}
+    return _with_fill_ports(parse_accelerator(data, where=str(path)))
+
+
+def _with_fill_ports(accelerator: Accelerator) -> Accelerator:
+    """As many banks again: SCALE-Sim fills one half of a buffer while the other half feeds the array."""
+    dram, *buffers = accelerator.memories
+    doubled = [memory.model_copy(update={"banks": 2 * accelerator.banks(memory)}) for memory in buffers]
+    return accelerator.model_copy(update={"memories": (dram, *doubled)})
+
+
+def _bandwidth(parser: configparser.ConfigParser, path: Path) -> int | None:
+    """Words per cycle of one interface, or None in mode CALC."""
+    mode = parser.get("run_presets", "InterfaceBandwidth", fallback="CALC", raw=True).strip()
+    if mode == "CALC":
+        return None
+    if mode != "USER":
+        raise InvalidInputError(f"{path}: run_presets.InterfaceBandwidth: {mode!r} is none of USER, CALC")
+    first = _preset(parser, "Bandwidth", path).split(",")[0].strip()
+    if not first.isdecimal() or int(first) < 1:
+        raise InvalidInputError(
+            f"{path}: {_PRESETS}.Bandwidth: {first!r} must be a positive integer, in words per cycle"
+        )
+    return int(first)
 
 
 def _preset(parser: configparser.ConfigParser, key: str, path: Path) -> str:
@@ -154,7 +235,9 @@ def _integers(cells: list[str], fields: tuple[str, ...], where: str) -> list[int
         except ValueError:
             value = 0
         if value < 1:
-            raise InvalidInputError(f"{where}: {field} = {cells[position]!r} must be a positive integer")
+            raise InvalidInputError(
+                f"{where}: {field} = {cells[position]!r} (column {position + 1}) must be a positive integer"
+            )
         values.append(value)
     return values
 

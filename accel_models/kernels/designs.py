@@ -6,7 +6,7 @@ import numpy as np
 from numba import njit
 
 from accel_models.kernels.schedules import cheapest_schedule
-from accel_models.kernels.systolic import FITS, Machine, Prices, Product
+from accel_models.kernels.systolic import EDP, FITS, Machine, Prices, Product
 
 
 @njit(cache=True, nogil=True)
@@ -36,7 +36,7 @@ def score_designs(
             product = Product(
                 x[0], x[1], x[2], x[3], x[4], x[5], x[6], x[7], x[8], x[9], x[10], x[11], x[12], x[13], x[14], x[15]
             )
-            price = Prices(fixed_pj[i], p[0], p[1], p[2], p[3], p[4], p[5], p[6], p[7], p[8])
+            price = Prices(fixed_pj[i], p[0], p[1], p[2], p[3], p[4], p[5], p[6], p[7], p[8], EDP)
             traffic = cheapest_schedule(product, machine, price)
             if traffic.status != FITS:
                 unmapped += repeats[i]

@@ -12,7 +12,7 @@ from numba import njit
 from accel_models.kernels.loopnest import Int, Ints
 from accel_models.kernels.nest_order import best_order
 from accel_models.kernels.nest_terms import Float, Floats, Room, value_of
-from accel_models.kernels.stage_floor import SURE, Hardware, Space, floor_inside, least_of
+from accel_models.kernels.stage_floor import SURE, Hardware, Space, floor_inside, holds_group, least_of
 
 DEPTH, NODES, LEAVES = 0, 1, 2
 TIE = 1e-10
@@ -83,11 +83,7 @@ def search_tiles(
         group = space.vectors[pairs[at, 0]]
         head = at == starts[c] or pairs[at - 1, 0] != pairs[at, 0]
         if head:
-            known = True
-            for dim in range(8):
-                if extents[c - 1, dim] % group[dim]:
-                    known = False
-                    break
+            known = holds_group(extents[c - 1], group, space.loops[c - 1])
             if known:
                 for m in range(sets):
                     total[m] = sums[c - 1, m] + rests[c + 1, m]

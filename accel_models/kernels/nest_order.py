@@ -12,7 +12,7 @@ import numpy as np
 from numba import njit
 
 from accel_models.kernels.loopnest import INPUT, OUTPUT, RELEVANT, WEIGHT, Int, Ints, P
-from accel_models.kernels.mapping_cost import CHANNEL_DIMS, OUTPUT_DIMS, WEIGHT_DIMS, _slow_inputs
+from accel_models.kernels.mapping_inputs import CHANNEL_DIMS, OUTPUT_DIMS, WEIGHT_DIMS, slow_inputs
 from accel_models.kernels.nest_terms import Float, Floats, Room, prepare_terms, step_cost, tile_positions, value_of
 
 W_OPEN, I_OPEN, O_OPEN = 1, 2, 4
@@ -182,7 +182,7 @@ def exact_sums(
             outside *= spatial[c - 1, dim]
         if parents[INPUT, c] < 0:
             continue
-        words, sends = _slow_inputs(
+        words, sends = slow_inputs(
             temporal[:n_levels], spatial, order, extents, geometry, parents[INPUT, c], np.int64(c)
         )
         kept, ways = 1.0, 1.0

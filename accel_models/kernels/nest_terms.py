@@ -30,7 +30,7 @@ from accel_models.kernels.loopnest import (
     Ints,
     P,
 )
-from accel_models.kernels.mapping_cost import CHANNEL_DIMS, _axis, _new, _spread
+from accel_models.kernels.mapping_inputs import CHANNEL_DIMS, axis_line, new_positions, spread_positions
 
 Floats = NDArray[np.float64]
 Float = Any
@@ -85,6 +85,8 @@ def value_of(moved: Floats, steps: Float, rates: Floats, objective: Int, cap: Fl
     """
     if moved.shape[0] == 1:
         return moved[0]
+    if moved[0] == np.inf:  # no tile fits; then nor are the words finite, and rates may be infinite
+        return moved[0]
     cycles = steps
     for level in range(rates.shape[0]):
         cycles = max(cycles, np.ceil(moved[1 + level] / rates[level] * (1.0 - ROUNDING)))
@@ -131,7 +133,7 @@ def prepare_terms(
 
     extents : int64[L + 1, 8], spatial, temporal : int64[L, 8], given for the levels outside `last`
     parents : int64[3, L + 1], of each child that holds the operand, MAC units included; -1: does not hold it
-    lines : int64[L + 1, 2, 6], filled: `_axis` of rows and columns
+    lines : int64[L + 1, 2, 6], filled: `axis_line` of rows and columns
     visit : float64[L + 1, 3, M], filled: of a visit of one tile, all instances
     fetch : float64[L + 1, 2, M], filled: of a position of the window of one instance; of all behind one parent
     least : float64[L + 1, 5], filled: visits at least by operand, all temporal loops, distinct input tiles
@@ -169,7 +171,7 @@ def prepare_terms(
                     words *= extents[c, dim]
             if operand == INPUT:
                 for axis in range(2):
-                    line = _axis(spatial, extents, spatial, geometry, p, c, np.int64(axis))
+                    line = axis_line(spatial, extents, spatial, geometry, p, c, np.int64(axis))
                     for i in range(6):
                         lines[c, axis, i] = line[i]
                     exact = exact and line[1] != 0
@@ -193,7 +195,7 @@ def prepare_terms(
 def tile_positions(lines: Ints, c: Int) -> tuple[Int, Int]:
     """Rows and columns of the windows of all instances together; negative: at least so many."""
     row, column = line_of(lines, c, 0), line_of(lines, c, 1)
-    rows, columns = _spread(row, row[0]), _spread(column, column[0])
+    rows, columns = spread_positions(row, row[0]), spread_positions(column, column[0])
     return (rows if rows >= 0 else -row[0]), (columns if columns >= 0 else -column[0])
 
 
@@ -207,13 +209,13 @@ def line_of(lines: Ints, c: Int, axis: Int) -> tuple[Int, Int, Int, Int, Int, In
 def step_cost(lines: Ints, fetch: Floats, c: Int, h: Int, w: Int, count: Float, sums: Floats) -> bool:
     """Add what `count` moves of the input tiles by h rows and w columns fetch; returns whether it is exact."""
     row, column = line_of(lines, c, 0), line_of(lines, c, 1)
-    new_h, new_w = _new(row, abs(h)), _new(column, abs(w))
+    new_h, new_w = new_positions(row, abs(h)), new_positions(column, abs(w))
     exact = row[1] != 0 and column[1] != 0
     if not exact:
         new_h, new_w = (new_h if row[1] else 0), (new_w if column[1] else 0)
     one = row[0] * column[0] - (row[0] - new_h) * (column[0] - new_w)
-    rows, columns = _spread(row, row[0]), _spread(column, column[0])
-    some_h, some_w = _spread(row, new_h), _spread(column, new_w)
+    rows, columns = spread_positions(row, row[0]), spread_positions(column, column[0])
+    some_h, some_w = spread_positions(row, new_h), spread_positions(column, new_w)
     every = one
     if rows >= 0 and columns >= 0 and some_h >= 0 and some_w >= 0:
         every = rows * columns - (rows - some_h) * (columns - some_w)

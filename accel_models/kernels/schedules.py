@@ -6,6 +6,8 @@ from numba import njit
 
 from accel_models.kernels.systolic import (
     COLUMNS_OUTER,
+    EDP,
+    ENERGY,
     FITS,
     HOLD_INPUT,
     HOLD_NONE,
@@ -28,14 +30,22 @@ from accel_models.kernels.systolic import (
 
 
 @njit(cache=True)
-def better(best: Traffic, other: Traffic) -> bool:
-    """Whether `other` has less energy x latency than `best` (ties: the earlier one stays)."""
-    return other.energy_pj * other.latency_cycles < best.energy_pj * best.latency_cycles
+def better(best: Traffic, other: Traffic, objective: int) -> bool:
+    """Whether `other` beats `best` in the objective, then in the other figure (ties: the earlier one stays)."""
+    if objective == EDP:
+        return other.energy_pj * other.latency_cycles < best.energy_pj * best.latency_cycles
+    if objective == ENERGY:
+        if other.energy_pj != best.energy_pj:
+            return other.energy_pj < best.energy_pj
+        return other.latency_cycles < best.latency_cycles
+    if other.latency_cycles != best.latency_cycles:
+        return other.latency_cycles < best.latency_cycles
+    return other.energy_pj < best.energy_pj
 
 
 @njit(cache=True)
 def cheapest_schedule(product: Product, machine: Machine, prices: Prices) -> Traffic:
-    """The schedule of least energy x latency; `status` says which buffer is too small when there is none."""
+    """The schedule that is best in `prices.objective`; `status` says which buffer is too small when there is none."""
     status = smallest_buffers(product, machine)
     if status != FITS:
         return Traffic(status, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0.0)
@@ -61,14 +71,14 @@ def _cheapest_output_stationary(product: Product, machine: Machine, prices: Pric
     best = price(product, machine, prices, HOLD_NONE, 0, t, column_folds * unrolled, passes, False)
     if held_rows > 0:
         other = price(product, machine, prices, HOLD_INPUT, held_rows, t, touched, passes, False)
-        if better(best, other):
+        if better(best, other, prices.objective):
             best = other
     if strip > machine.weight_capacity:
         return best
     if held_rows > 0 and not all_weights:
         passes = ceil_div(row_folds, held_rows)
         other = price(product, machine, prices, HOLD_INPUT, held_rows, t, touched, passes, not doubled)
-        if better(best, other):
+        if better(best, other, prices.objective):
             best = other
     held_columns = column_folds if all_weights else max(1, machine.weight_capacity // (2 * strip))
     if held_rows == row_folds:
@@ -78,7 +88,7 @@ def _cheapest_output_stationary(product: Product, machine: Machine, prices: Pric
     else:
         reads = column_folds * unrolled
     other = price(product, machine, prices, HOLD_WEIGHT, held_columns, t, reads, 1, not doubled)
-    return other if better(best, other) else best
+    return other if better(best, other, prices.objective) else best
 
 
 @njit(cache=True)
@@ -95,7 +105,7 @@ def _cheapest_weight_stationary(product: Product, machine: Machine, prices: Pric
             if t_block < 1:
                 continue
             other = _weight_stationary(product, machine, prices, order, t_block, t_block <= largest)
-            if best.status != FITS or better(best, other):
+            if best.status != FITS or better(best, other, prices.objective):
                 best = other
     return best
 
@@ -143,7 +153,7 @@ def _cheapest_input_stationary(product: Product, machine: Machine, prices: Price
             if t_block < 1:
                 continue
             other = _input_stationary(product, machine, prices, order, t_block, t_block <= largest)
-            if best.status != FITS or better(best, other):
+            if best.status != FITS or better(best, other, prices.objective):
                 best = other
     return best
 

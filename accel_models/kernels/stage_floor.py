@@ -17,7 +17,7 @@ import numpy as np
 from numba import njit
 
 from accel_models.kernels.loopnest import INPUT, MULTICAST, OUTPUT, WEIGHT, C, G, Int, Ints, K, N, P, Q, R, S
-from accel_models.kernels.mapping_cost import OUTPUT_DIMS, WEIGHT_DIMS, _positions
+from accel_models.kernels.mapping_inputs import OUTPUT_DIMS, WEIGHT_DIMS, positions
 from accel_models.kernels.nest_terms import Float, Floats, output_price
 
 NO_LOOP = 8
@@ -62,6 +62,10 @@ class Space(NamedTuple):
     ways: np.ndarray
     """int64[L, 4]: most instances inside a level; most of them along dimensions that do not index weight, input,
     output"""
+    loops: np.ndarray
+    """bool[L, 8]: which dimensions may have a temporal loop at a level"""
+    across: np.ndarray
+    """bool[L, 8]: which dimensions an axis of a level allows"""
     merges: np.ndarray
     """bool[L + 1, 8]: a tile that is not as large as it may be along this dimension is never better."""
     prime: np.ndarray
@@ -71,9 +75,18 @@ class Space(NamedTuple):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
+def holds_group(tile: Ints, group: Ints, loops: Ints) -> bool:
+    """Whether loops of one level can walk a tile group by group; loops : bool[8], which may."""
+    walks = True
+    for dim in range(8):
+        walks = walks and (tile[dim] == group[dim] or (loops[dim] and tile[dim] % group[dim] == 0))
+    return walks
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
 def window(outputs: Int, taps: Int, stride: Int, dilation: Int) -> tuple[Int, Int]:
     """Positions of one axis of a tile, and their spacing (0: uneven)."""
-    run = _positions(outputs, taps, stride, dilation)
+    run = positions(outputs, taps, stride, dilation)
     if run == (outputs - 1) * stride + (taps - 1) * dilation + 1:
         return run, np.int64(1)
     return run, (stride if taps == 1 else (dilation if outputs == 1 else np.int64(0)))

@@ -1,4 +1,4 @@
-"""The choices of one stage that may lead below a threshold, and the exact cost of the first stage. Numbers only.
+"""The choices of one stage that may lead below a threshold. Numbers only.
 
 Vocabulary: `kernels/stage_floor.py`.
 """
@@ -10,7 +10,16 @@ from numba import njit
 
 from accel_models.kernels.loopnest import Int, Ints
 from accel_models.kernels.nest_terms import Float, Floats, value_of
-from accel_models.kernels.stage_floor import FLOORS, SURE, Hardware, Space, floor_inside, least_of, stage_floor
+from accel_models.kernels.stage_floor import (
+    FLOORS,
+    SURE,
+    Hardware,
+    Space,
+    floor_inside,
+    holds_group,
+    least_of,
+    stage_floor,
+)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -27,9 +36,11 @@ def grows(c: Int, tile: Ints, rank: Ints, tile_at: Int, space: Space) -> bool:
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def next_spread(rank: Ints, group: Ints, most: Int, space: Space) -> bool:
+def next_spread(rank: Ints, group: Ints, most: Int, across: Ints, space: Space) -> bool:
     """The next spatial factors, as ranks, that divide the group and are not too many; False: there are none."""
     for dim in range(8):
+        if not across[dim]:
+            continue
         rank[dim] += 1
         while rank[dim] < space.divisors.shape[1] and (
             space.divisors[dim, rank[dim]] > 0 and group[dim] % space.divisors[dim, rank[dim]]
@@ -79,6 +90,7 @@ def group_floors(shape: Ints, space: Space, hardware: Hardware, floors: Floats, 
 @njit(cache=True, nogil=True, error_model="numpy")
 def reached(
     group: Ints,
+    loops: Ints,
     columns: Floats,
     tiles: Ints,
     costs: Floats,
@@ -98,12 +110,7 @@ def reached(
     """
     for y in range(tiles.shape[0]):
         tile = space.vectors[tiles[y]]
-        divides = True
-        for dim in range(8):
-            if tile[dim] % group[dim]:
-                divides = False
-                break
-        if divides:
+        if holds_group(tile, group, loops):
             for m in range(rest.shape[0]):
                 total[m] = rest[m] + costs[y, m]
             floor_inside(columns, tile, group, shape, total)
@@ -131,7 +138,7 @@ def list_stage(
     costs: Floats,
     begin: Int,
     end: Int,
-) -> tuple[Ints, Floats, Floats]:
+) -> tuple[Ints, Floats, Floats, Int]:
     """All (group, tile) of stage c with which the bound stays below theta, of groups begin..end-1 one by one.
 
     rest : float64[M], the floors of all other stages; rest_before : without those of the stage before, whose choices
@@ -142,19 +149,22 @@ def list_stage(
     int64[X, 4], vectors of group and tile
     float64[X], bound
     float64[X, M, FLOORS], floors
+    choices tried
     """
     sets, most = rest.shape[0], space.ways[c - 1, 0]
     total, tile, rank = np.empty(sets), np.empty(8, np.int64), np.zeros(8, np.int64)
-    room, found = 256, 0
+    room, found, tried = 256, 0, 0
     pairs, bounds, floors = np.empty((room, 4), np.int64), np.empty(room), np.empty((room, sets, FLOORS))
     for group_at in range(begin, end):
         group = space.vectors[group_at]
+        tried += 1
         for m in range(sets):
             total[m] = least[c, group_at, m] + rest[m]
         if value_of(total, steps / most, rates, objective, cap) >= theta:
             continue
         if c > 1 and not reached(
             group,
+            space.loops[c - 1],
             columns[c, group_at],
             tiles,
             costs,
@@ -171,6 +181,7 @@ def list_stage(
             continue
         rank[:] = 0
         while True:
+            tried += 1
             instances, spatial_at, tile_at = 1, 0, np.int64(0)
             for dim in range(8):
                 factor = space.divisors[dim, rank[dim]]
@@ -190,6 +201,6 @@ def list_stage(
                 if bounds[found] < theta:
                     pairs[found, 0], pairs[found, 1] = group_at, tile_at
                     found += 1
-            if not next_spread(rank, group, most, space):
+            if not next_spread(rank, group, most, space.across[c - 1], space):
                 break
-    return pairs[:found], bounds[:found], floors[:found]
+    return pairs[:found], bounds[:found], floors[:found], tried

@@ -74,6 +74,9 @@ class Product(NamedTuple):
     psum_bits: int
 
 
+ENERGY, LATENCY, EDP = range(3)
+
+
 class Prices(NamedTuple):
     """What `cheapest_schedule` weighs: all that a layer's energy is made of."""
 
@@ -88,6 +91,8 @@ class Prices(NamedTuple):
     output_read_pj_per_bit: float = 0.0
     output_write_pj_per_bit: float = 0.0
     dram_write_pj_per_bit: float = 0.0
+    objective: int = 2
+    """ENERGY, LATENCY or EDP."""
 
 
 class Traffic(NamedTuple):

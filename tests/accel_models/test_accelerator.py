@@ -16,9 +16,8 @@ from accel_models.accelerator import (
     library_names,
     load_accelerator,
     parse_accelerator,
-    read_yaml,
-    set_by_path,
 )
+from accel_models.config_files import read_yaml, set_by_path
 from accel_models.errors import InvalidInputError, UnknownNameError
 
 NAN, INF = float("nan"), float("inf")
@@ -28,6 +27,14 @@ def data(**changes: Any) -> dict[str, Any]:
     """A complete file; `changes` maps key paths (`__` for the dot) to values."""
     content = read_yaml(LIBRARY / "accelerators" / "edge_skip_16x16.yaml")
     content["energy"] = {"add": {"value": 0.2, "source": "a measurement"}}
+    for key, value in changes.items():
+        set_by_path(content, key.replace("__", "."), value, "test")
+    return content
+
+
+def changed(name: str, **changes: Any) -> dict[str, Any]:
+    """The file of a library accelerator with changes."""
+    content = read_yaml(LIBRARY / "accelerators" / f"{name}.yaml")
     for key, value in changes.items():
         set_by_path(content, key.replace("__", "."), value, "test")
     return content
@@ -183,8 +190,27 @@ def second(content: dict[str, Any], memory_name: str, **changes: Any) -> dict[st
         (data(weight_sparsity__format="dense"), ["weight_sparsity", "skip needs format: k_of_n"]),
         (data(weight_sparsity__gather=None), ["weight_sparsity", "gather"]),
         (data(weight_sparsity__action="gate"), ["weight_sparsity", "gather"]),
-        (data(pe_array__dataflow="row_stationary"), ["pe_array.dataflow", "row_stationary"]),
-        (data(node_nm=7), ["node_nm", "45", "7"]),
+        (data(pe_array__dataflow="row"), ["pe_array.dataflow", "row_stationary"]),
+        (data(pe_array__dataflow="row_stationary"), ["row-stationary", "registers"]),
+        (data(pe_array__dataflow="flexible"), ["axes make 1 multipliers", "256", "equal"]),
+        (data(pe_array__network={"weight": 8, "input": 8, "output": 8}), ["pe_array", "network", "row_stationary"]),
+        (data(memories__dram__latency_cycles=10), ["memories.dram.latency_cycles", "flexible"]),
+        (data(memories__input_buffer__axes=[{"size": 2, "dims": ["K"]}]), ["memories.input_buffer.axes", "flexible"]),
+        (data(memories__input_buffer__kind="registers"), ["input_buffer", "its own registers", "sram"]),
+        (data(memories__input_buffer__holds=[]), ["memories.1", "holds"]),
+        (changed("eyeriss_v1", memories__filter_glb__holds=["weight", "input"]), ["row-stationary", "sram"]),
+        (
+            changed("eyeriss_v1", memories__glb__holds=["input"], memories__filter_glb__holds=["weight", "output"]),
+            ["input and output in one sram"],
+        ),
+        (
+            changed("eyeriss_v1", weight_sparsity={"action": "skip", "format": "k_of_n", "gather": 4}),
+            ["weight_sparsity", "row_stationary", "gate"],
+        ),
+        (changed("nvdla_like", weight_sparsity={"format": "k_of_n"}), ["weight_sparsity", "flexible", "dense"]),
+        (changed("nvdla_like", pe_array__rows=32), ["2048 multipliers", "1024"]),
+        (changed("nvdla_like", memories__accumulator__axes=[{"size": 64, "dims": ["X"]}]), ["axes.0.dims.0", "'X'"]),
+        (data(node_nm=28), ["node_nm", "45", "28"]),
         (data(sram_device="itrs-xx"), ["sram_device", "itrs-lstp", "itrs-xx"]),
         ([1, 2], ["(top)"]),
     ],

@@ -41,13 +41,16 @@ def test_the_chip_has_its_latency_and_active_pes(shared):
 
 
 @pytest.mark.validation
-def test_the_chips_power_is_met_from_conv3_on(shared):
-    """The prices have no clock network and no zero gating: conv1 and conv2 draw more than they explain."""
-    cases = {c.case: c for c in eyeriss_jssc17.validate(shared / JSSC17, cases=None).cases if c.quantity == "power_mW"}
-    met = {name for name, case in cases.items() if abs(case.relative_error) <= eyeriss_jssc17.POWER_BAR}
-    assert met == {"conv3", "conv4", "conv5"}
-    assert cases["conv1"].relative_error > -0.34
-    assert cases["conv2"].relative_error > -0.26
+def test_the_chips_power_is_met_by_its_clock_network_and_zero_gating(shared, monkeypatch):
+    """Without them conv1 and conv2 draw more than the prices explain; neither alone explains all layers."""
+    assert _met(shared) == {"conv1", "conv2", "conv3", "conv4", "conv5"}
+    monkeypatch.setattr(eyeriss_jssc17, "ZEROS", dict.fromkeys(eyeriss_jssc17.ZEROS, 0.0))
+    assert _met(shared) == {"conv1", "conv2", "conv3"}
+
+
+def _met(shared) -> set[str]:
+    cases = [c for c in eyeriss_jssc17.validate(shared / JSSC17, cases=None).cases if c.quantity == "power_mW"]
+    return {case.case for case in cases if abs(case.relative_error) <= eyeriss_jssc17.POWER_BAR}
 
 
 def test_the_chips_own_pe_sets_are_found():

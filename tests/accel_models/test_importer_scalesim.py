@@ -9,9 +9,10 @@ import pytest
 from accel_models.accelerator import load_accelerator
 from accel_models.errors import InvalidInputError
 from accel_models.evaluate import simulate
-from accel_models.importers.scalesim import read_config, read_topology
-from accel_models.layers import Conv2d, Gemm
+from accel_models.importers.scalesim import load_scalesim_accelerator, read_config, read_topology
+from accel_models.layers import Bits, Conv2d, Gemm
 from accel_models.sparsity import KofN
+from accel_models.workload import Workload, load_workload
 
 CONV_HEADER = "Layer name, IFMAP Height, IFMAP Width, Filter Height, Filter Width, Channels, Num Filter, Strides,\n"
 SPARSE_HEADER = CONV_HEADER.rstrip(",\n") + ", Sparsity,\n"
@@ -78,7 +79,7 @@ def test_empty_lines_and_missing_last_commas_are_nothing(tmp_path: Path):
         (CONV_HEADER + "Conv1, 9, 7, 3, 2, 5,\n", [":2", "'filters'", "column 7"]),
         (CONV_HEADER + "Conv1, 9, 7, 3, 2, 5, 6,\n", [":2", "'stride'", "column 8"]),
         (CONV_HEADER + "\nConv1, 9, , 3, 2, 5, 6, 1\n", [":3", "'ifmap width'", "column 3"]),
-        (CONV_HEADER + "Conv1, 9, 7.5, 3, 2, 5, 6, 2,\n", [":2", "ifmap width", "'7.5'"]),
+        (CONV_HEADER + "Conv1, 9, 7.5, 3, 2, 5, 6, 2,\n", [":2", "ifmap width", "'7.5'", "column 3"]),
         (CONV_HEADER + "Conv1, 9, 7, 3, 2, 0, 6, 2,\n", [":2", "channels", "'0'"]),
         (CONV_HEADER + "Conv1, 9, 7, 3, 2, 5, -6, 2,\n", [":2", "filters", "'-6'"]),
         (CONV_HEADER + "Conv1, 2, 7, 3, 2, 5, 6, 2,\n", [":2", "filter 3 x 2", "2 x 7"]),
@@ -87,7 +88,8 @@ def test_empty_lines_and_missing_last_commas_are_nothing(tmp_path: Path):
         (SPARSE_HEADER + "Conv1, 9, 7, 3, 2, 5, 6, 2, 4:2,\n", [":2", "'4:2'"]),
         (SPARSE_HEADER + "Conv1, 9, 7, 3, 2, 5, 6, 2, 1:2:4,\n", [":2", "'1:2:4'"]),
         (GEMM_HEADER + "a, 3, 4,\n", [":2", "'K'", "column 4"]),
-        (GEMM_HEADER + "a, 3, 4, x,\n", [":2", "K", "'x'"]),
+        (GEMM_HEADER + "a, 3, 4, x,\n", [":2", "K", "'x'", "column 4"]),
+        (GEMM_HEADER + "a, 3, nan, 5,\n", [":2", "N", "'nan'", "column 3"]),
         (GEMM_HEADER + f"a, {2**30}, {2**30}, {2**30},\n", [":2", "'a'", "macs"]),
     ],
 )
@@ -164,6 +166,81 @@ def test_a_bad_config_is_refused_by_file_section_and_key(old: str, new: str, wor
     message = str(caught.value)
     assert message.startswith(str(path))
     assert all(word in message for word in words), message
+
+
+USER = CONFIG.replace("CALC", "USER")
+
+
+def test_a_config_becomes_an_accelerator_of_its_array_and_buffers(tmp_path: Path):
+    accelerator = load_scalesim_accelerator(config(tmp_path, CONFIG), clock_mhz=700.0)
+    array = accelerator.pe_array
+    assert (array.rows, array.cols, array.dataflow) == (8, 16, "weight_stationary")
+    assert [memory.capacity_bytes for memory in accelerator.memories] == [None, 65536, 32768, 16384]
+    assert [memory.holds for memory in accelerator.memories[1:]] == [("input",), ("weight",), ("output",)]
+    assert (accelerator.name, accelerator.clock_mhz) == ("try 100%", 700.0)
+
+
+def test_the_bandwidth_is_that_of_three_interfaces_in_user_mode_and_never_binds_in_calc_mode(tmp_path: Path):
+    workload = Workload(name="x", layers=(Gemm(name="g", m=64, n=64, k=64),))
+    user = load_scalesim_accelerator(config(tmp_path, USER.replace("Bandwidth : 50", "Bandwidth : 2, 9, 9")))
+    assert user.dram.bandwidth_bytes_per_cycle == 6.0
+    free = simulate(load_scalesim_accelerator(config(tmp_path, CONFIG)), workload)
+    assert simulate(user, workload).latency_cycles > max(free.latency_cycles, 3 * 64 * 64 / 6)
+    stalls = dict(free.layers[0].activity.stall_cycles)
+    assert stalls.pop("dram_fill") + stalls.pop("dram_drain") == 2  # a cycle each: it is not infinite
+    assert not any(stalls.values())
+    assert free.latency_cycles - 2 == (64 // 8) * (64 // 16) * (64 + 2 * 8 + 16 - 2)
+
+
+def test_filling_a_buffer_takes_no_port_from_the_array(tmp_path: Path):
+    """One row of inputs reads each weight once and fills it once: a shared port would take two cycles for one."""
+    accelerator = load_scalesim_accelerator(config(tmp_path, CONFIG.replace(": ws", ": os")))
+    cost = simulate(accelerator, Workload(name="x", layers=(Gemm(name="fc", m=1, n=160, k=512),)))
+    assert cost.layers[0].activity.stall_cycles["buffer_bandwidth"] == 0
+
+
+def test_sparsity_is_skipped_only_with_support_and_a_structure(tmp_path: Path):
+    structures = {"a": KofN(granularity="weight", k=2, n=4), "b": KofN(granularity="weight", k=1, n=8)}
+    on, off = config(tmp_path, CONFIG), tmp_path / "off.cfg"
+    off.write_text(CONFIG.replace("SparsitySupport : true", "SparsitySupport : false"))
+    assert load_scalesim_accelerator(on, structures).weight_sparsity.gather == 8
+    assert load_scalesim_accelerator(on).weight_sparsity.action == "none"
+    assert load_scalesim_accelerator(off, structures).weight_sparsity.action == "none"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("Bandwidth : 50", "Bandwidth : 0", ["architecture_presets.Bandwidth", "'0'", "words per cycle"]),
+        ("Bandwidth : 50", "Bandwidth : nan", ["architecture_presets.Bandwidth", "'nan'"]),
+        ("Bandwidth : 50", "", ["architecture_presets.Bandwidth", "missing"]),
+        ("USER", "MAYBE", ["run_presets.InterfaceBandwidth", "'MAYBE'", "CALC"]),
+        ("ArrayHeight:    8", "ArrayHeight: 100000", ["pe_array.rows", "100000"]),
+    ],
+)
+def test_a_config_that_makes_no_accelerator_is_refused_by_field(old: str, new: str, words: list[str], tmp_path: Path):
+    path = config(tmp_path, USER.replace(old, new))
+    with pytest.raises(InvalidInputError) as caught:
+        load_scalesim_accelerator(path)
+    message = str(caught.value)
+    assert message.startswith(str(path))
+    assert all(word in message for word in words), message
+
+
+def test_a_batched_product_of_activations_passes_through_a_workload_file(tmp_path: Path):
+    """Attention: one product per image and head, both factors computed by the network."""
+    scores = Gemm(
+        name="scores", m=6, n=6, k=4, groups=12, b_source="activation", bits=Bits(weight=4, input=8, output=16)
+    )
+    workload = Workload(
+        name="attention", layers=(Gemm(name="qkv", m=6, n=48, k=16), scores), edges=(("qkv", "scores"),)
+    )
+    path = tmp_path / "attention.json"
+    path.write_text(workload.to_json())
+    assert load_workload(path) == workload
+    path.write_text(workload.to_json().replace('"activation"', '"weights"'))
+    with pytest.raises(InvalidInputError, match=r"attention\.json: layers\.1: .*b_source = 'weights'"):
+        load_workload(path)
 
 
 @pytest.mark.parametrize("read", [read_config, read_topology])

@@ -17,6 +17,7 @@ from accel_models.mapper import (
     SpatialAxis,
     find_mapping,
     find_mappings,
+    padded_extents,
     padded_shapes,
 )
 from accel_models.mapping import DIMS, OPERANDS, LoopShape, StorageLevel, check_mapping
@@ -59,7 +60,17 @@ def random_hierarchy(rng: random.Random) -> Hierarchy:
         for _ in range(rng.choice((0, 1, 1, 2, 2)))
     )
     double = frozenset(level.name for level in levels if rng.random() < 0.2)
-    return Hierarchy(levels=tuple(levels), prices=tuple(prices), axes=axes, mac_pj=rng.random(), double_buffered=double)
+    temporal = {
+        level.name: frozenset(rng.sample(DIMS, rng.choice((0, 2, 5)))) for level in levels[1:] if rng.random() < 0.3
+    }
+    return Hierarchy(
+        levels=tuple(levels),
+        prices=tuple(prices),
+        axes=axes,
+        mac_pj=rng.random(),
+        double_buffered=double,
+        temporal=temporal,
+    )
 
 
 def random_shape(rng: random.Random, macs: int = 40) -> LoopShape:
@@ -163,6 +174,15 @@ def test_padding_fills_an_axis_and_is_reported() -> None:
     assert_scores_are_those_of_the_counts(padded, hierarchy)
 
 
+def test_a_prime_extent_grows_to_one_that_can_be_tiled() -> None:
+    shape, hierarchy = LoopShape(K=64, C=149, P=13, Q=13), plain(rf_bytes=64, glb_bytes=4096)
+    exact, padded = (find_mapping(shape, hierarchy, max_padding=share) for share in (0.0, 0.08))
+    assert padded_extents(149, [], 0.08) == [149, 150]
+    assert padded_extents(13, [], 0.05) == [13]
+    assert padded.value < exact.value
+    assert_scores_are_those_of_the_counts(padded, hierarchy)
+
+
 def test_a_search_in_small_pieces_finds_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     shape, hierarchy = LoopShape(K=16, C=16, P=6, Q=6, R=3, S=3), plain(64, 2048)
     whole = [find_mapping(shape, hierarchy, objective) for objective in OBJECTIVES]
@@ -171,6 +191,40 @@ def test_a_search_in_small_pieces_finds_the_same(monkeypatch: pytest.MonkeyPatch
         result = find_mapping(shape, hierarchy, objective)
         assert result.value == expected.value
         assert result.mapping == expected.mapping
+
+
+def test_loops_stay_where_their_level_allows_them() -> None:
+    hierarchy = replace(plain(), temporal={"glb": frozenset("NPQ"), "rf": frozenset()})
+    result = find_mapping(LoopShape(K=32, C=24, P=14, Q=14, R=3, S=3), hierarchy)
+    free = find_mapping(LoopShape(K=32, C=24, P=14, Q=14, R=3, S=3), plain())
+    _, glb, rf = result.mapping.loops
+    assert {loop.dim for loop in glb if not loop.spatial} <= set("NPQ")
+    assert rf == ()
+    assert result.complete
+    assert result.value > free.value
+    assert_scores_are_those_of_the_counts(result, hierarchy)
+
+
+def test_the_first_mapping_is_near_the_optimum() -> None:
+    ratios = []
+    for k, c, size, taps in ((64, 3, 56, 7), (32, 64, 28, 3), (128, 64, 14, 1), (96, 1, 14, 3), (1000, 64, 1, 1)):
+        shape = LoopShape(K=k, C=c, P=size, Q=size, R=taps, S=taps)
+        for objective in OBJECTIVES:
+            first, best = (find_mapping(shape, plain(), objective, max_nodes=limit) for limit in (0, None))
+            assert first.lower_bound <= best.value * (1 + 1e-9)
+            ratios.append(first.value / best.value)
+    assert min(ratios) >= 1 - 1e-9
+    assert sum(ratios) / len(ratios) < 1.1
+    assert max(ratios) < 1.5
+
+
+def test_a_limit_of_nodes_stops_at_the_same_mapping_every_time() -> None:
+    shape = LoopShape(K=64, C=64, P=28, Q=28, R=3, S=3)
+    one, two = (find_mapping(shape, plain(), max_nodes=20_000) for _ in range(2))
+    assert not one.complete
+    assert one == two
+    assert one.lower_bound < one.value
+    assert one.searched >= 20_000
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
@@ -220,6 +274,14 @@ def test_wrong_arguments_are_refused_by_name() -> None:
         find_mapping(LoopShape(), plain(), max_padding=float("nan"))
     with pytest.raises(InvalidInputError, match="time_limit_s"):
         find_mapping(LoopShape(), plain(), time_limit_s=-1.0)
+    with pytest.raises(InvalidInputError, match="max_nodes"):
+        find_mapping(LoopShape(), plain(), max_nodes=-1)
+    with pytest.raises(InvalidInputError, match="outermost"):
+        replace(plain(), temporal={"dram": frozenset("K")})
+    with pytest.raises(InvalidInputError, match=r"temporal\['rf'\]: dims \['X'\]"):
+        replace(plain(), temporal={"rf": frozenset("KX")})
+    with pytest.raises(InvalidInputError, match="level 'pe'"):
+        replace(plain(), temporal={"pe": frozenset("K")})
     with pytest.raises(InvalidInputError, match="'X'"):
         SpatialAxis(level="glb", size=4, dims=frozenset("KX"))
     with pytest.raises(InvalidInputError, match="level 'pe'"):

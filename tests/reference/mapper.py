@@ -38,7 +38,7 @@ def all_tilings(shape: LoopShape, hierarchy: Hierarchy) -> Iterator[tuple[np.nda
             [
                 row
                 for row in rows
-                if all(isinstance(at, int) or f == 1 or dim in at.dims for at, f in zip(slots, row, strict=True))
+                if all(f == 1 or dim in _allowed(hierarchy, at) for at, f in zip(slots, row, strict=True))
             ]
         )
     for rows in product(*ways):
@@ -56,6 +56,12 @@ def all_tilings(shape: LoopShape, hierarchy: Hierarchy) -> Iterator[tuple[np.nda
         if key not in seen and fits(shape, hierarchy, factors):
             seen.add(key)
             yield factors[0], factors[1]
+
+
+def _allowed(hierarchy: Hierarchy, at: int | SpatialAxis) -> frozenset[str]:
+    if isinstance(at, SpatialAxis):
+        return at.dims
+    return frozenset(hierarchy.temporal.get(hierarchy.levels[at].name, DIMS))
 
 
 def fits(shape: LoopShape, hierarchy: Hierarchy, factors: np.ndarray) -> bool:

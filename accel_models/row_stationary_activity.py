@@ -1,0 +1,276 @@
+"""Activity of a layer on a row-stationary array: the mapping that `row_stationary.py` finds, its words and cycles.
+
+All operands are words of the array's width; narrower layers fill them. A filter whose row is longer than a PE's input
+scratchpad is cut along its width: each part is run as channels of its own, and inputs that parts share are fetched for
+each. Partial sums stay on chip until they are complete, sets are as narrow as on the chip (JSSC 2017, IV.A).
+
+With `gate_inputs` a zero input spares its multiplication and the read of the weight (JSSC 2017, V.C). In a DRAM with
+`formats` inputs and outputs of a known density are compressed; where that would not save bits, or no density is known,
+they are stored dense, as the chip stores the input of its first layer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import ceil, inf
+from typing import TYPE_CHECKING
+
+from accel_models.accelerator import Accelerator, Memory, Operand
+from accel_models.activity import Access, Accesses, Activity, Macs, check_widths, count_macs, store_weights
+from accel_models.energy import EnergyTable
+from accel_models.goal import Goal
+from accel_models.layer_zeros import LayerZeros
+from accel_models.layers import Conv2d, Gemm
+from accel_models.row_stationary import (
+    RowStationaryArray,
+    RowStationaryCounts,
+    RowStationaryMapping,
+    RowStationaryPrices,
+    RowStationaryResult,
+    RowStationarySpace,
+    evaluate_mapping,
+    optimal_mapping,
+)
+
+if TYPE_CHECKING:
+    from accel_models.sparse_storage import Stored
+
+SPACE = RowStationarySpace(narrow_strips=True)
+_FOUND: dict[tuple[object, ...], RowStationaryResult] = {}
+"""Mappings found by this process."""
+
+
+def row_stationary_activity(
+    layer: Conv2d | Gemm, zeros: LayerZeros, accelerator: Accelerator, table: EnergyTable, goal: Goal
+) -> Activity:
+    """Counts of a convolution or matrix product under its best mapping.
+
+    Raises
+    ------
+    NoMappingError
+        Even one row of one filter does not fit; the message names the buffer and the bytes.
+    InvalidInputError
+        An operand is wider than the array's.
+    """
+    check_widths(layer, accelerator)
+    width = accelerator.multiplier_bits(layer.bits.weight)
+    weights = store_weights(layer, zeros.of_dense_array(layer), accelerator)
+    array, run = array_of(accelerator), fold_filter(layer, accelerator)
+    found = _best(run, array, _prices(accelerator, table), goal)
+    macs = _gated(count_macs(layer, weights, accelerator), zeros, accelerator)
+    accesses = _compressed(_accesses(found.counts, macs, accelerator), layer, zeros, accelerator)
+    compute, stalls = _cycles(run, array, found, accesses[accelerator.dram.name], accelerator, goal)
+    return Activity(
+        macs=macs,
+        compute_cycles=compute,
+        stall_cycles=stalls,
+        accesses=accesses,
+        vector_operations=0,
+        utilization=macs.done / (accelerator.pe_array.pes * compute),
+        mapping=_describe(found.mapping, run, layer),
+        multiplier_bits=width,
+        weight_bits=layer.weight_elements * word_bits(accelerator),
+        notice=weights.notice,
+        final_writes=layer.output_elements,
+        final_write_bits=accesses[accelerator.dram.name]["output"].write_bits,
+        resident_bytes=accelerator.buffer("input").capacity_bytes or 0,
+    )
+
+
+def _gated(macs: Macs, zeros: LayerZeros, accelerator: Accelerator) -> Macs:
+    """Products whose input is zero as well, independently of the weight."""
+    if not accelerator.gate_inputs or zeros.inputs is None:
+        return macs
+    done = round(macs.done * zeros.inputs)
+    return replace(macs, done=done, gated=macs.gated + macs.done - done)
+
+
+def _compressed(
+    accesses: dict[str, Accesses], layer: Conv2d | Gemm, zeros: LayerZeros, accelerator: Accelerator
+) -> dict[str, Accesses]:
+    """DRAM traffic of inputs and outputs in their formats there."""
+    from accel_models.sparse_storage import formats_of, store_activations  # kernels that dense traffic need not load
+
+    dram, word, gemm = accelerator.dram, word_bits(accelerator), layer.as_gemm()
+    fp = layer.footprint()
+    known: tuple[tuple[Operand, float | None, int, int], ...] = (
+        ("input", zeros.inputs, gemm.groups * fp.rows, max(1, fp.row_elements)),
+        ("output", zeros.outputs, gemm.groups * gemm.n, gemm.m),
+    )
+    moved = dict(accesses[dram.name])
+    for operand, density, rows, cols in known:
+        formats = formats_of(dram, operand)
+        if not formats or density is None or not rows:
+            continue
+        stored, _ = store_activations(formats, rows, cols, word, density)
+        if stored.bits < rows * cols * word:
+            moved[operand] = _scaled(moved[operand], stored, rows * cols)
+    return accesses | {dram.name: moved}
+
+
+def _scaled(access: Access, stored: Stored, elements: int) -> Access:
+    """The same elements in as many bits as they take on average, rounded up."""
+
+    def share(words: int, bits: int) -> int:
+        return -(-words * bits // elements)
+
+    return replace(
+        access,
+        read_bits=share(access.reads, stored.value_bits),
+        write_bits=share(access.writes, stored.value_bits),
+        metadata_read_bits=share(access.reads, stored.metadata_bits),
+        metadata_write_bits=share(access.writes, stored.metadata_bits),
+    )
+
+
+def word_bits(accelerator: Accelerator) -> int:
+    """Width of every word: the widest operand's."""
+    array = accelerator.pe_array
+    return max(array.input_bits, array.weight_bits[-1], array.psum_bits)
+
+
+def array_of(accelerator: Accelerator) -> RowStationaryArray:
+    """The array as the row-stationary model sees it, without limits of DRAM."""
+    word, network = word_bits(accelerator), accelerator.pe_array.network
+    glb, filters = accelerator.buffer("input"), accelerator.buffer("weight")
+    pads = {operand: _registers(accelerator, operand) for operand in ("input", "weight", "output")}
+    shared = pads["input"] == pads["weight"] == pads["output"]
+    sizes = [pads[operand].capacity_bytes or 0 for operand in ("input", "weight", "output")]
+    return RowStationaryArray(
+        name=accelerator.name,
+        rows=accelerator.pe_array.rows,
+        cols=accelerator.pe_array.cols,
+        rf_bytes=sizes[0] if shared else (sizes[0], sizes[1], sizes[2]),
+        glb_bytes=glb.capacity_bytes or 0,
+        filter_glb_bytes=None if filters == glb else filters.capacity_bytes,
+        glb_bank_bytes=None if glb.banks is None else (glb.capacity_bytes or 0) // glb.banks,
+        word_bits=word,
+        noc_words_per_cycle=(inf, inf, inf)
+        if network is None
+        else (network.input / word, network.weight / word, network.output / word),
+    )
+
+
+def _registers(accelerator: Accelerator, operand: Operand) -> Memory:
+    return next(m for m in accelerator.memories if m.kind == "registers" and operand in m.holds)
+
+
+def fold_filter(layer: Conv2d | Gemm, accelerator: Accelerator) -> Conv2d | Gemm:
+    """The layer, its filter rows cut so that one fits the input and weight registers of a PE."""
+    if isinstance(layer, Gemm):
+        return layer
+    word = word_bits(accelerator)
+    least = min((_registers(accelerator, o).capacity_bytes or 0) * 8 // word for o in ("input", "weight"))
+    if layer.s <= least or least < 1:
+        return layer
+    parts = ceil(layer.s / least)
+    return replace(layer, s=ceil(layer.s / parts), c=layer.c * parts, padding=(0, 0), input_size=None)
+
+
+def _prices(accelerator: Accelerator, table: EnergyTable) -> RowStationaryPrices:
+    """Of a word; a multiply-accumulate reads input, weight and partial sum from registers and writes one."""
+    word = word_bits(accelerator)
+
+    def of(memory: Memory, access: str) -> float:
+        return table[f"{memory.name}.{access}_bit"].value * word
+
+    pads = [_registers(accelerator, operand) for operand in ("input", "weight", "output")]
+    glb = accelerator.buffer("input")
+    return RowStationaryPrices(
+        mac=table.mac_pj(accelerator.pe_array.weight_bits[-1]),
+        rf=(sum(of(pad, "read") for pad in pads) + of(pads[2], "write")) / 4,
+        noc=table["network.bit"].value * word,
+        glb=(of(glb, "read") + of(glb, "write")) / 2,
+        dram=of(accelerator.dram, "read"),
+        idle=table.leakage_pj_per_cycle(accelerator.clock_mhz),
+    )
+
+
+def _best(
+    layer: Conv2d | Gemm, array: RowStationaryArray, prices: RowStationaryPrices, goal: Goal
+) -> RowStationaryResult:
+    key = replace(layer, name="-"), array, prices, goal.objective
+    if key not in _FOUND:
+        _FOUND[key] = optimal_mapping(layer, array, prices, goal.objective, SPACE)
+    return _FOUND[key]
+
+
+def _cycles(
+    layer: Conv2d | Gemm,
+    array: RowStationaryArray,
+    found: RowStationaryResult,
+    dram: Accesses,
+    accelerator: Accelerator,
+    goal: Goal,
+) -> tuple[int, dict[str, int]]:
+    """Cycles of the PEs alone, and what network and DRAM add; in mode `detailed` the first tile of inputs comes in and
+    the last outputs leave while the array waits."""
+    free = replace(array, noc_words_per_cycle=(inf, inf, inf))
+    nothing = RowStationaryPrices(mac=0, rf=0, noc=0, glb=0, dram=0)
+    compute = evaluate_mapping(layer, free, nothing, found.mapping).latency_cycles
+    rate = 8.0 * (accelerator.dram.bandwidth_bytes_per_cycle or 0.0)
+    per_word = word_bits(accelerator) / rate
+    moved, fill, drain = sum(access.moved_bits for access in dram.values()) / rate, 0.0, 0.0
+    stalls = {"network": found.latency_cycles - compute}
+    if goal.mode == "detailed":
+        first, last = _edge_words(layer, found.mapping)
+        fill = min(first * per_word, dram["input"].moved_bits / rate)
+        drain = min(last * per_word, dram["output"].moved_bits / rate)
+        stalls |= {"dram_fill": ceil(fill) + accelerator.dram.latency_cycles, "dram_drain": ceil(drain)}
+    return compute, stalls | {"dram_bandwidth": max(0, ceil(moved - fill - drain) - found.latency_cycles)}
+
+
+def _edge_words(layer: Conv2d | Gemm, mapping: RowStationaryMapping) -> tuple[int, int]:
+    """Words of an input tile and of an output tile."""
+    if isinstance(layer, Gemm):
+        return mapping.n * mapping.c, mapping.n * mapping.m
+    rows = (mapping.e - 1) * layer.stride[0] + layer.dilation[0] * (layer.r - 1) + 1
+    columns = (layer.q - 1) * layer.stride[1] + layer.dilation[1] * (layer.s - 1) + 1
+    return mapping.n * mapping.c * rows * columns, mapping.n * mapping.m * mapping.e * layer.q
+
+
+def _accesses(counts: RowStationaryCounts, macs: Macs, accelerator: Accelerator) -> dict[str, Accesses]:
+    """Words of all memories; gated products of zero inputs read no weight."""
+    word = word_bits(accelerator)
+    used = macs.done if accelerator.gate_inputs else counts.macs
+
+    def access(reads: int, writes: int) -> Access:
+        return Access(reads, writes, reads * word, writes * word)
+
+    c = counts
+    glb, filters = accelerator.buffer("input"), accelerator.buffer("weight")
+    in_glb: dict[Operand, Access] = {
+        "input": access(c.glb_input_reads, c.dram_input_reads),
+        "output": access(c.glb_output_reads + c.dram_output_writes, c.glb_output_writes + c.dram_output_reads),
+    }
+    of_filters: dict[Operand, Access] = {"weight": access(c.glb_weight_reads, c.dram_weight_reads)}
+    found: dict[str, Accesses] = {
+        accelerator.dram.name: {
+            "input": access(c.dram_input_reads, 0),
+            "weight": access(c.dram_weight_reads, 0),
+            "output": access(c.dram_output_reads, c.dram_output_writes),
+        },
+        glb.name: in_glb | of_filters if filters == glb else in_glb,
+        "network": {
+            "input": access(c.noc_input, 0),
+            "weight": access(c.noc_weight, 0),
+            "output": access(c.noc_output, 0),
+        },
+    }
+    if filters != glb:
+        found[filters.name] = of_filters
+    in_pads = {
+        "input": access(c.macs, c.noc_input),
+        "weight": access(used, c.noc_weight),
+        "output": access(c.macs, c.macs),
+    }
+    for operand, value in in_pads.items():
+        name = _registers(accelerator, operand).name  # type: ignore[arg-type]
+        found[name] = {**found.get(name, {}), operand: value}  # type: ignore[dict-item]
+    return found
+
+
+def _describe(mapping: RowStationaryMapping, run: Conv2d | Gemm, layer: Conv2d | Gemm) -> str:
+    letters = " ".join(f"{name}{getattr(mapping, name)}" for name in "mnecpqrt")
+    cut = f"; filter rows of {layer.s} cut to {run.s}" if isinstance(run, Conv2d) and run != layer else ""  # type: ignore[union-attr]
+    return f"row stationary {letters}, {mapping.held} held{cut}"
