@@ -67,21 +67,56 @@ def search(
 
 @app.command()
 def simulate(
-    accelerator: Annotated[str, typer.Option("-a", "--accelerator", help="Library name or YAML file.")],
     workload: Annotated[
-        str, typer.Option("-w", "--workload", help="Network name, SCALE-Sim topology CSV, or workload JSON.")
+        str,
+        typer.Option("-w", "--workload", help="Network name, ONNX file, SCALE-Sim topology CSV, or workload JSON."),
     ],
+    accelerator: Annotated[str | None, typer.Option("-a", "--accelerator", help="Library name or YAML file.")] = None,
     plan: Annotated[Path | None, typer.Option(help="Pruning plan to apply to a network.")] = None,
     settings: SetOption = None,
+    objective: Annotated[
+        str, typer.Option(help="What mappings are chosen for: energy, latency, or edp (energy x latency).")
+    ] = "edp",
+    mode: Annotated[
+        str, typer.Option(help="ideal: everything overlaps; detailed: also first loads, last stores, requests.")
+    ] = "detailed",
+    search_nodes: Annotated[
+        int, typer.Option(min=0, help="Search longer for mappings of flexible arrays, e.g. 1000000 nodes a layer.")
+    ] = 0,
+    scalesim_config: Annotated[
+        Path | None, typer.Option(dir_okay=False, help="SCALE-Sim .cfg that describes the accelerator, instead of -a.")
+    ] = None,
+    ert: Annotated[
+        Path | None, typer.Option(dir_okay=False, help="Accelergy energy reference table that replaces prices of -a.")
+    ] = None,
+    art: Annotated[
+        Path | None, typer.Option(dir_okay=False, help="Accelergy area reference table that replaces areas of -a.")
+    ] = None,
+    scalesim_reports: Annotated[
+        Path | None, typer.Option(file_okay=False, help="Also write SCALE-Sim's reports there (systolic arrays).")
+    ] = None,
     json_path: JsonOption = None,
 ) -> None:
     """Cycles, energy and traffic of a network on an accelerator, layer by layer.
 
     Example: `cosim simulate -a edge_os_16x16 -w digits_resnet --set pe_array.rows=32`
     """
-    from cosim.commands.simulate import run_simulate_command
+    from cosim.commands.simulate import SimulateRequest, run_simulate_command
 
-    run_simulate_command(accelerator, workload, plan, settings or [], json_path, console)
+    request = SimulateRequest(
+        accelerator=accelerator,
+        workload=workload,
+        plan=plan,
+        settings=tuple(settings or ()),
+        objective=objective,
+        mode=mode,
+        search_nodes=search_nodes,
+        scalesim_config=scalesim_config,
+        ert=ert,
+        art=art,
+        scalesim_reports=scalesim_reports,
+    )
+    run_simulate_command(request, json_path, console)
 
 
 @app.command()
@@ -101,6 +136,12 @@ def prune(
         Path | None, typer.Option(help="Weights that belong to the plan: measure them, train nothing.")
     ] = None,
     accelerator: Annotated[str | None, typer.Option("-a", "--accelerator", help="Also price the result on it.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(file_okay=False, help="Folder of data sets; default $COSIM_DATA, else ./data.")
+    ] = None,
+    download: Annotated[
+        bool, typer.Option("--download", help="Fetch the data set from its official address if it is not there.")
+    ] = False,
     out: OutOption = None,
     json_path: JsonOption = None,
 ) -> None:
@@ -126,6 +167,8 @@ def prune(
         seed=seed,
         weights=weights,
         accelerator=accelerator,
+        data_root=data,
+        download=download,
         out=out,
     )
     run_prune_command(request, json_path, console)
@@ -158,6 +201,67 @@ def validate(
     from cosim.commands.validate import run_validate_command
 
     run_validate_command(name, data, markdown, json_path, console)
+
+
+@app.command()
+def plan(
+    network: Annotated[str, typer.Option("-n", "--network", help="Network name or module:function.")],
+    accelerator: Annotated[str, typer.Option("-a", "--accelerator", help="Library name or YAML file.")],
+    latency_ms: Annotated[float | None, typer.Option(help="Budget of one inference, in ms.")] = None,
+    energy_mj: Annotated[float | None, typer.Option(help="Budget of one inference, in mJ.")] = None,
+    memory_kb: Annotated[
+        float | None, typer.Option(help="Budget of stored weights and the peak of activations, in kB of 1024 bytes.")
+    ] = None,
+    weights: Annotated[
+        Path | None, typer.Option(dir_okay=False, help="Trained weights, .pt or .safetensors: they say what matters.")
+    ] = None,
+    mixed_bits: Annotated[
+        bool, typer.Option("--mixed-bits", help="Layers may have any weight width that the array multiplies at.")
+    ] = False,
+    out: Annotated[Path | None, typer.Option(dir_okay=False, help="Also write the plan file.")] = None,
+    json_path: JsonOption = None,
+) -> None:
+    """A pruning plan without training: the most importance that budgets of latency, energy and memory leave.
+
+    Example: `cosim plan -n digits_resnet -a edge_skip_16x16 --latency-ms 0.01 --out plan.json`
+    """
+    from cosim.commands.plan import PlanOptions, run_plan_command
+
+    options = PlanOptions(
+        network=network,
+        accelerator=accelerator,
+        latency_ms=latency_ms,
+        energy_mj=energy_mj,
+        memory_kb=memory_kb,
+        weights=weights,
+        mixed_bits=mixed_bits,
+        out=out,
+    )
+    run_plan_command(options, json_path, console)
+
+
+@app.command()
+def export(
+    network: Annotated[str, typer.Option("-n", "--network", help="Network name or module:function.")],
+    out: Annotated[Path, typer.Option("--out", help="File (.onnx, .pt2), or folder for safetensors and plan.")],
+    format_: Annotated[
+        str, typer.Option("--format", help="onnx, program (torch.export, .pt2), or safetensors (weights and plan).")
+    ] = "onnx",
+    plan: Annotated[Path | None, typer.Option(help="Pruning plan to apply.")] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="Weights: those that belong to the plan, else of the dense network.")
+    ] = None,
+    masks: Annotated[str, typer.Option(help="fold: masks are zeros among the weights; drop: dense weights.")] = "fold",
+) -> None:
+    """Write a network for others to run: it is loaded back, run and compared before the file appears.
+
+    Example: `cosim export -n digits_resnet --plan runs/digits/plans/p00.json
+    --weights runs/digits/weights/p00.safetensors --format onnx --out digits.onnx`
+    """
+    from cosim.commands.export import ExportRequest, run_export_command
+
+    request = ExportRequest(network=network, format=format_, out=out, plan=plan, weights=weights, masks=masks)
+    run_export_command(request, console)
 
 
 @app.command()

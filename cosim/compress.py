@@ -25,6 +25,7 @@ from cosim.pruning.plan import PruningPlan
 from cosim.pruning.quantize import freeze_quantizers
 from cosim.training import Recipe, evaluate, fit, recalibrate_batchnorm
 
+SCORE_BATCH = 128
 SCORE_IMAGES = 640
 """Images that rank filters: 5 batches of 128, the published amount."""
 
@@ -35,7 +36,7 @@ class Trained:
 
     model: nn.Module
     example: Tensor
-    groups: tuple[ChannelGroup, ...]
+    groups: Sequence[ChannelGroup]
     scores: dict[str, Tensor]
 
 
@@ -68,7 +69,8 @@ def prepare(model: nn.Module, dataset: Dataset, criterion: str, *, seed: int = 0
     groups = trace_channel_groups(model, example)
     layers = [layer for group in groups if group.locked is None for layer in group.producers]
     order = torch.randperm(len(dataset.train), generator=torch.Generator().manual_seed(seed))[:SCORE_IMAGES]
-    scores = score_layers(model, dataset.train.images[order], layers, criterion, seed=seed)
+    batches = [(dataset.train.batch(part), dataset.train.labels[part]) for part in order.split(SCORE_BATCH)]
+    scores = score_layers(model, batches, layers, criterion, seed=seed)
     return Trained(model, example, groups, scores)
 
 

@@ -20,8 +20,9 @@ import yaml
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from accel_models.accelerator import Accelerator, explain, load_accelerator, read_yaml
-from accel_models.designs import DATAFLOWS, designs_like, evaluate_designs
+from accel_models.accelerator import Accelerator, load_accelerator
+from accel_models.config_files import explain, read_yaml
+from accel_models.designs import DATAFLOWS, check_base, designs_like, evaluate_designs
 from accel_models.workload import Workload
 from cosim.errors import ConfigError
 from cosim.files import read_json, replace_file, write_json, write_text
@@ -105,6 +106,7 @@ def run_sweep(
         A key or value cannot be swept, or the folder holds another sweep.
     """
     base = load_accelerator(spec.base)
+    check_base(base)
     choices = _choices(spec, base)
     _open(spec, out, resume)
     finished, points = _state(out / "state.json")

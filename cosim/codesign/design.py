@@ -13,10 +13,11 @@ from typing import Any
 
 from torch import nn
 
-from accel_models.accelerator import Accelerator, load_accelerator, parse_accelerator, set_by_path
+from accel_models.accelerator import Accelerator, load_accelerator, parse_accelerator
+from accel_models.config_files import set_by_path
 from cosim.codesign.study import StudySpec, parse_mask
 from cosim.errors import ConfigError
-from cosim.pruning.apply import filter_plans, removable_groups
+from cosim.pruning.apply import plan_of_groups, prunable_groups
 from cosim.pruning.coupling import ChannelGroup
 from cosim.pruning.plan import LayerPlan, MaskPlan, PruningPlan
 from search import Categorical, SearchSpace
@@ -77,7 +78,7 @@ def network_facts(name: str, model: nn.Module, groups: Sequence[ChannelGroup]) -
 
 def prunable(network: NetworkFacts) -> tuple[ChannelGroup, ...]:
     """The groups that can lose channels."""
-    return removable_groups(network.groups)
+    return prunable_groups(network.groups)
 
 
 def block_layers(spec: StudySpec, network: NetworkFacts) -> dict[str, tuple[LayerFacts, ...]]:
@@ -188,17 +189,17 @@ def build_plan(spec: StudySpec, network: NetworkFacts, params: Mapping[str, Any]
     layers: dict[str, LayerPlan] = {
         layer.name: LayerPlan(weight_bits=spec.plan.weight_bits[-1]) for layer in network.layers
     }
-    for group in prunable(network):
-        if kept[group.name] < group.size:
-            for name, layer in filter_plans(group, kept[group.name]).items():
-                layers[name] = layer.model_copy(update={"weight_bits": layers[name].weight_bits})
+    fewer = {name: k for name, k in kept.items() if removed[name]}
+    pruned = plan_of_groups(network.name, network.groups, fewer)
+    for name, layer in pruned.layers.items():
+        layers[name] = layer.model_copy(update={"weight_bits": layers[name].weight_bits})
     for block, members in block_layers(spec, network).items():
         for member in members:
             mask = _mask_plan(params[f"mask.{block}"], member, removed)
             layers[member.name] = layers[member.name].model_copy(
                 update={"mask": mask, "weight_bits": params[f"bits.{block}"]}
             )
-    return PruningPlan(network=network.name, layers=layers)
+    return pruned.model_copy(update={"layers": layers})
 
 
 def _share(ratio: float, size: int) -> int:

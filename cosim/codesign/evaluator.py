@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -61,9 +62,7 @@ def price_design(design: Design, spec: StudySpec, cache: Path) -> NetworkCost:
     return price_plan(design, trained.model, trained.example, trained.groups)
 
 
-def price_plan(
-    design: Design, model: nn.Module, example: torch.Tensor, groups: tuple[ChannelGroup, ...]
-) -> NetworkCost:
+def price_plan(design: Design, model: nn.Module, example: torch.Tensor, groups: Sequence[ChannelGroup]) -> NetworkCost:
     """The plan on a dense network, extracted and simulated."""
     return simulate(design.accelerator, *extract_plan(design.plan, model, example, groups))
 
@@ -75,7 +74,7 @@ def plan_workload(plan: PruningPlan, spec: StudySpec, cache: Path) -> tuple[Work
 
 
 def extract_plan(
-    plan: PruningPlan, model: nn.Module, example: torch.Tensor, groups: tuple[ChannelGroup, ...]
+    plan: PruningPlan, model: nn.Module, example: torch.Tensor, groups: Sequence[ChannelGroup]
 ) -> tuple[Workload, dict[str, KofN]]:
     """Shapes, bits and structures of a plan on a dense network; weights do not matter."""
     pruned = remove_filters(model, example, plan, groups, verify=False)

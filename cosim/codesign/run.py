@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import yaml
 
-from accel_models.accelerator import read_yaml
+from accel_models.config_files import read_yaml
 from cosim.codesign.check import check_study
 from cosim.codesign.evaluator import Evaluator, one_thread
 from cosim.codesign.front import write_front

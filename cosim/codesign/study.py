@@ -12,14 +12,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from accel_models.accelerator import (
-    Accelerator,
-    explain,
-    load_accelerator,
-    parse_accelerator,
-    read_yaml,
-    set_by_path,
-)
+from accel_models.accelerator import Accelerator, load_accelerator, parse_accelerator
+from accel_models.config_files import explain, read_yaml, set_by_path
 from accel_models.energy import energy_table
 from accel_models.errors import AccelError
 from cosim.errors import ConfigError

@@ -25,10 +25,10 @@ from cosim.errors import ConfigError, PruningError
 from cosim.extract import extract_workload
 from cosim.files import read_origin, read_tensors, write_tensors, write_text
 from cosim.networks import build_network
-from cosim.pruning.apply import attach_plan, filter_plans, removable_groups, remove_filters
+from cosim.pruning.apply import attach_plan, plan_of_groups, prunable_groups, remove_filters
 from cosim.pruning.coupling import trace_channel_groups
 from cosim.pruning.criteria import criterion_names
-from cosim.pruning.plan import LayerPlan, PruningPlan, load_plan
+from cosim.pruning.plan import PruningPlan, load_plan
 from cosim.training import Recipe, evaluate, fit
 
 
@@ -48,13 +48,15 @@ class PruneRequest:
     weights: Path | None
     accelerator: str | None
     out: Path | None
+    data_root: Path | None = None
+    download: bool = False
 
 
 def run_prune_command(request: PruneRequest, json_path: Path | None, console: Console) -> None:
     """Prune and recover a network, or measure one that was pruned before."""
     _check(request)
     one_thread()
-    data = load_dataset(request.dataset, request.seed)
+    data = load_dataset(request.dataset, request.seed, root=request.data_root, download=request.download)
     model = build_network(request.network, request.seed)
     _check_fit(request, model, data)
     if request.weights is not None:
@@ -142,10 +144,8 @@ def _prune(request: PruneRequest, model: nn.Module, data: Dataset, json_path: Pa
 
 def keep_plan(network: str, trained: Trained, keep: float | None) -> PruningPlan:
     """The same share of filters in every group that can lose some."""
-    layers: dict[str, LayerPlan] = {}
-    for group in removable_groups(trained.groups):
-        layers |= filter_plans(group, max(1, round((keep or 1.0) * group.size)))
-    return PruningPlan(network=network, layers=layers)
+    kept = {group.name: max(1, round((keep or 1.0) * group.size)) for group in prunable_groups(trained.groups)}
+    return plan_of_groups(network, trained.groups, kept)
 
 
 def _report(

@@ -3,37 +3,75 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 from rich.console import Console
 
-from accel_models.accelerator import load_accelerator
+from accel_models.accelerator import Accelerator, load_accelerator
 from accel_models.cost import NetworkCost
-from accel_models.errors import InvalidInputError
 from accel_models.evaluate import simulate
-from accel_models.importers.scalesim import read_topology
+from accel_models.goal import Goal, Mode, Objective
+from accel_models.importers.accelergy import read_art, read_ert
+from accel_models.importers.onnx import read_onnx
+from accel_models.importers.scalesim import load_scalesim_accelerator, read_topology
+from accel_models.scalesim_reports import write_reports
 from accel_models.sparsity import KofN
 from accel_models.workload import Workload, load_workload
 from cosim.commands.show import count, energy, percent, save, table
 from cosim.errors import ConfigError, PruningError
+from cosim.networks.workloads import network_workload
 
 
-def run_simulate_command(
-    accelerator: str,
-    workload: str,
-    plan: Path | None,
-    settings: Sequence[str],
-    json_path: Path | None,
-    console: Console,
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class SimulateRequest:
+    """What the command line asks for; the fields are its options."""
+
+    accelerator: str | None
+    workload: str
+    plan: Path | None = None
+    settings: tuple[str, ...] = ()
+    objective: str = "edp"
+    mode: str = "detailed"
+    search_nodes: int = 0
+    scalesim_config: Path | None = None
+    ert: Path | None = None
+    art: Path | None = None
+    scalesim_reports: Path | None = None
+
+
+def run_simulate_command(request: SimulateRequest, json_path: Path | None, console: Console) -> None:
     """Simulate and show a table of layers and a line of totals."""
-    machine = load_accelerator(accelerator, parse_settings(settings))
-    layers, structures = load_any_workload(workload, plan)
-    cost = simulate(machine, layers, structures)
+    goal = Goal(cast(Objective, request.objective), cast(Mode, request.mode), request.search_nodes)
+    workload, structures = load_any_workload(request.workload, request.plan)
+    machine = _accelerator(request, structures)
+    cost = simulate(machine, workload, structures, goal)
     show_cost(cost, console)
+    if request.scalesim_reports is not None:
+        for path in write_reports(cost, workload, request.scalesim_reports, structures):
+            console.print(f"written: {path}", markup=False, soft_wrap=True)
     save(json_path, cost.to_dict(), console)
+
+
+def _accelerator(request: SimulateRequest, structures: Mapping[str, KofN]) -> Accelerator:
+    if (request.accelerator is None) == (request.scalesim_config is None):
+        raise ConfigError("give the accelerator with -a NAME or FILE.yaml, or with --scalesim-config FILE.cfg")
+    if request.accelerator is not None:
+        machine = load_accelerator(request.accelerator, parse_settings(request.settings))
+        return _with_tables(machine, request.ert, request.art)
+    if request.settings:
+        raise ConfigError("--set changes a field of -a; with --scalesim-config change the .cfg itself")
+    machine = load_scalesim_accelerator(cast(Path, request.scalesim_config), structures)
+    return _with_tables(machine, request.ert, request.art)
+
+
+def _with_tables(machine: Accelerator, ert: Path | None, art: Path | None) -> Accelerator:
+    """Figures of Accelergy's tables instead of the model's."""
+    energy = read_ert(ert, machine) if ert is not None else {}
+    area = read_art(art, machine) if art is not None else {}
+    return machine.model_copy(update={"energy": {**machine.energy, **energy}, "area": {**machine.area, **area}})
 
 
 def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
@@ -51,32 +89,33 @@ def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
 
 
 def load_any_workload(name: str, plan: Path | None) -> tuple[Workload, Mapping[str, KofN]]:
-    """A SCALE-Sim topology CSV, a workload JSON, or a network with or without a plan.
+    """A SCALE-Sim topology CSV, a workload JSON, an ONNX file, or a network with or without a plan.
 
-    Networks of the zoo without a plan need no torch when their workload has been extracted before.
+    Networks that ship need no torch without a plan.
     """
-    if name.endswith((".csv", ".json")):
+    if name.endswith((".csv", ".json", ".onnx")):
         if plan is not None:
             raise ConfigError(f"--plan {plan} needs a network name as the workload: a file holds no channels to remove")
-        if name.endswith(".json"):
-            return load_workload(name), {}
+        return _workload_file(name)
+    shipped = network_workload(name) if plan is None else None
+    return (shipped, {}) if shipped is not None else _network_workload(name, plan)
+
+
+def _workload_file(name: str) -> tuple[Workload, Mapping[str, KofN]]:
+    if name.endswith(".csv"):
         topology = read_topology(name)
         return topology.workload, topology.structures
-    if Path(name).suffix == ".onnx":
-        raise InvalidInputError(f"{name}: ONNX files are not read yet; give a network name, a topology CSV or a JSON")
-    return _network_workload(name, plan)
+    return (load_workload if name.endswith(".json") else read_onnx)(name), {}
 
 
 def _network_workload(name: str, plan: Path | None) -> tuple[Workload, Mapping[str, KofN]]:
-    import torch
-
     from cosim.extract import check_structures, extract_workload, weight_structures
-    from cosim.networks import build_network, network_input_shape
+    from cosim.networks import build_network, network_example
     from cosim.pruning.apply import remove_filters
     from cosim.pruning.coupling import trace_channel_groups
     from cosim.pruning.plan import load_plan
 
-    model, example = build_network(name), torch.zeros(1, *network_input_shape(name))
+    model, example = build_network(name), network_example(name)
     if plan is None:
         return extract_workload(model, example, name), {}
     loaded = load_plan(plan)
@@ -113,7 +152,8 @@ def show_cost(cost: NetworkCost, console: Console) -> None:
     console.print(
         f"total: {count(cost.latency_cycles)} cycles = {cost.latency_ms:.4g} ms at {cost.accelerator.clock_mhz:g} MHz, "
         f"{energy(cost.energy_pj)}, {count(cost.dram_bytes)} bytes of DRAM traffic, {count(cost.macs)} MACs, "
-        f"utilization {percent(cost.utilization)}, {cost.area_mm2:.3g} mm2",
+        f"utilization {percent(cost.utilization)}, {cost.area_mm2:.3g} mm2, "
+        f"{count(cost.peak_activation_bytes)} bytes of activations at most",
         soft_wrap=True,
     )
     parts = sorted(cost.energy_by_component().items(), key=lambda item: -item[1])

@@ -1,4 +1,4 @@
-"""ResNet-20/56 for 32x32 images with parameter-free shortcuts (option A)."""
+"""ResNet-20/32/44/56/110 for 32x32 images with parameter-free shortcuts (option A)."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class CifarResNet(nn.Module):
 
     Parameters
     ----------
-    blocks : blocks in each stage, >= 1 (3 for ResNet-20, 9 for ResNet-56)
+    blocks : blocks in each stage, >= 1 (3, 5, 7, 9, 18 for ResNet-20/32/44/56/110)
     classes : number of classes, >= 1
     """
 

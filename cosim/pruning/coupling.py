@@ -6,19 +6,17 @@ groups and makes the smaller network.
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
-import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
-from cosim.errors import UntraceableError
-from cosim.pruning.channel_ids import ChannelRecord, Use, constant, spread, tensors
-from cosim.pruning.channel_operators import Call, handler_of
-
-INPUT = "network input"
+from cosim.pruning.channel_groups import Members, find_members, find_roots, lock_reasons
+from cosim.pruning.channel_ids import ChannelRecord, Use
+from cosim.pruning.channel_sizes import Resize, Shrinking, find_resizes, fix_counts
+from cosim.pruning.channel_trace import INPUT, run_on_channel_ids
+from cosim.pruning.tracing import Traced, trace_graph
 
 
 @dataclass(frozen=True)
@@ -41,6 +39,7 @@ class ChannelGroup:
     """Channels of which each can leave, and then leaves everywhere: in all producers and all consumers.
 
     In a residual network the stream of a stage is one group, over the stem and the last convolution of each block.
+    In attention a head is one channel.
     """
 
     name: str
@@ -52,6 +51,10 @@ class ChannelGroup:
     producers: tuple[str, ...]
     """Convolution and linear layers whose outputs are the group's channels, in the order in which they run."""
     slices: tuple[ChannelSlice, ...]
+    resizes: tuple[Resize, ...] = ()
+    """Sizes written in the code that removal rewrites; the smaller network is then a `torch.fx.GraphModule`."""
+    recorded: bool = False
+    """Found on one pass that torch.export recorded, because torch.fx cannot trace the network."""
 
     def __hash__(self) -> int:
         return hash((self.name, self.size, self.producers))
@@ -62,158 +65,65 @@ class ChannelGroup:
         return tuple(part.name.rpartition(".")[0] for part in self.slices if part.role == "in")
 
 
-def trace_channel_groups(model: nn.Module, example: Tensor) -> tuple[ChannelGroup, ...]:
+def trace_channel_groups(model: nn.Module, example: Tensor | tuple[Any, ...]) -> list[ChannelGroup]:
     """Find the groups of channels that leave together.
 
     Parameters
     ----------
     model : nn.Module
-        Traceable by torch.fx; left as it is.
-    example : Tensor [N, C, ...]
-        An input of the right shape; its values do not matter.
+        Traceable by torch.fx or torch.export; left as it is.
+    example : Tensor [N, C, ...], or integers (tokens) of any shape; a tuple for several inputs
+        An input of the right shape; its values do not matter, and nothing is computed on it where shapes suffice.
 
     Returns
     -------
-    tuple of ChannelGroup
-        In the order in which their first producers run; every channel of every convolution and linear layer is in
-        exactly one group. Groups that cannot lose a channel (the network's input and output, widths that the code
-        fixes, normalisation across channels) say why in `locked`.
+    list of ChannelGroup
+        In the order in which their first producers run; every channel of every convolution and linear layer that runs
+        is in exactly one group. Groups that cannot lose a channel (the network's input and output, normalisation
+        across channels, …) say why in `locked`.
 
     Raises
     ------
     UntraceableError
-        torch.fx cannot trace the model, it does not run on the example, or an operator is not known: the message
-        names node and operator.
+        The model cannot be traced, does not run on the example, or an operator is not known: the message names node
+        and operator, or the line of the code.
     """
-    record = _run_on_channel_ids(copy.deepcopy(model).eval(), example)
-    roots = _roots(record)
-    locks: dict[int, str] = {}
-    for ids, reason in record.locks:
-        for root in {roots[i] for i in ids.tolist() if i >= 0}:
-            locks.setdefault(root, reason)
-    return tuple(_named(_grouped(record.uses, roots, locks), record.uses))
-
-
-class _IdInterpreter(fx.Interpreter):
-    """Computes each node's value, and beside it `ids[node]` where the value is a tensor or a tuple of tensors."""
-
-    def __init__(self, module: fx.GraphModule, record: ChannelRecord) -> None:
-        super().__init__(module)
-        self.extra_traceback = False
-        self.record = record
-        self.ids: dict[fx.Node, Any] = {}
-        self.seen: dict[str, tuple[Tensor, Tensor]] = {}
-
-    def run_node(self, n: fx.Node) -> Any:
-        try:
-            value = super().run_node(n)
-        except Exception as error:  # whatever the user's modules raise
-            raise UntraceableError(f"node {n.name} does not run on the example: {error}") from error
-        ids = self._ids(n, value)
-        if ids is not None:
-            self.ids[n] = ids
-        return value
-
-    def _ids(self, n: fx.Node, value: Any) -> Any:
-        if n.op == "placeholder":
-            return self._placeholder(n, value)
-        if n.op == "get_attr":
-            return self._attribute(str(n.target), value)
-        if n.op == "output":
-            self._output(n)
-            return None
-        if not tensors(value):
-            return None
-        if not any(source in self.ids for source in n.all_input_nodes):
-            return fx.node.map_aggregate(value, constant)
-        module = self.fetch_attr(str(n.target)) if n.op == "call_module" else None
-        return handler_of(n, module)(Call(n, module, value, self.record, self.ids, self.env, self.seen))
-
-    def _placeholder(self, n: fx.Node, value: Any) -> Tensor:
-        if not isinstance(value, Tensor) or value.dim() < 2:
-            raise UntraceableError(f"input {n.name} is not a tensor [N, C, ...]; give an example of that shape")
-        ids = self.record.fresh(value.shape[1])
-        self.record.lock(ids, INPUT)
-        return spread(ids, 1, value.shape)
-
-    def _attribute(self, name: str, value: Any) -> Any:
-        """A parameter that is used directly has channels along the one dimension that is longer than 1."""
-        if not isinstance(value, Tensor):
-            return None
-        long = [dim for dim, size in enumerate(value.shape) if size > 1]
-        if len(long) != 1 or name.startswith("_tensor_constant"):
-            return constant(value)
-        ids = self.record.fresh(value.shape[long[0]])
-        self.record.use(name, long[0], "out", ids)
-        return spread(ids, long[0], value.shape)
-
-    def _output(self, n: fx.Node) -> None:
-        for source in n.all_input_nodes:
-            for ids in tensors(self.ids.get(source, ())):
-                self.record.lock(ids, "network output")
-
-
-def _run_on_channel_ids(model: nn.Module, example: Tensor) -> ChannelRecord:
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
     try:
-        graph = fx.Tracer().trace(model)
-    except Exception as error:  # fx passes on whatever the user's forward raises on a proxy
-        raise UntraceableError(
-            f"{type(model).__name__} cannot be traced by torch.fx ({error}); "
-            "its forward must not branch or loop on tensor values"
-        ) from error
-    record = ChannelRecord()
-    with torch.no_grad():
-        _IdInterpreter(fx.GraphModule(model, graph), record).run(example)
-    return record
+        traced = trace_graph(model, example)
+        return _groups_of(traced, example)
+    finally:
+        for module, training in modes:
+            module.training = training
 
 
-def _roots(record: ChannelRecord) -> list[int]:
-    """The smallest id of the channel that each id belongs to (union-find)."""
-    parent = list(range(record.count))
-
-    def find(i: int) -> int:
-        while parent[i] != i:
-            parent[i] = parent[parent[i]]
-            i = parent[i]
-        return i
-
-    for left, right in record.same:
-        for a, b in zip(left.tolist(), right.tolist(), strict=True):
-            low, high = sorted((find(a), find(b)))
-            parent[high] = low
-    return [find(i) for i in range(record.count)]
+def _groups_of(traced: Traced, example: Tensor | tuple[Any, ...]) -> list[ChannelGroup]:
+    run = run_on_channel_ids(traced, example)
+    record = run.record
+    roots = find_roots(record)
+    code = Shrinking(run.ids, run.values, roots)
+    fix_counts(record, traced.graph, code)
+    members = find_members(record.uses, roots, lock_reasons(record, roots))
+    resizes = find_resizes(record, members, code)
+    return list(_named(members, resizes, record, traced.recorded))
 
 
-Positions = dict[int, list[int]]  # number of a use -> positions along its dimension
-
-
-def _grouped(uses: list[Use], roots: list[int], locks: dict[int, str]) -> Iterable[tuple[str | None, list[Positions]]]:
-    """Channels that own positions in the same places, and are locked for the same reason, form a group."""
-    channels: dict[int, Positions] = {}
-    for number, use in enumerate(uses):
-        for position, channel in enumerate(use.ids.tolist()):
-            if channel >= 0:
-                channels.setdefault(roots[channel], {}).setdefault(number, []).append(position)
-    groups: dict[tuple[tuple[int, ...], str | None], list[Positions]] = {}
-    for root, owned in channels.items():
-        groups.setdefault((tuple(owned), locks.get(root)), []).append(owned)
-    for (_, locked), members in sorted(groups.items(), key=lambda item: (item[0][0], item[1][0][item[0][0][0]])):
-        yield locked, members
-
-
-def _named(groups: Iterable[tuple[str | None, list[Positions]]], uses: list[Use]) -> Iterable[ChannelGroup]:
+def _named(
+    groups: Sequence[Members], resizes: Sequence[tuple[Resize, ...]], record: ChannelRecord, recorded: bool
+) -> Iterable[ChannelGroup]:
     taken: set[str] = set()
-    for locked, members in groups:
-        numbers = list(members[0])
-        producers = tuple(dict.fromkeys(p for p in (uses[number].producer for number in numbers) if p is not None))
-        name = producers[0] if producers else "input" if locked == INPUT else uses[numbers[0]].name
+    uses = record.uses
+    for members, sizes in zip(groups, resizes, strict=True):
+        producers = tuple(dict.fromkeys(p for p in (uses[n].producer for n in members.uses) if p is not None))
+        name = producers[0] if producers else "input" if members.locked == INPUT else uses[members.uses[0]].name
         if name in taken:
-            name = f"{name}@{members[0][numbers[0]][0]}"
+            name = f"{name}@{members.positions[0][0][0]}"
         taken.add(name)
-        slices = tuple(_slice(uses[number], [owned[number] for owned in members]) for number in numbers)
-        yield ChannelGroup(name, len(members), locked, producers, slices)
+        slices = tuple(_slice(uses[n], indices) for n, indices in zip(members.uses, members.positions, strict=True))
+        yield ChannelGroup(name, len(members.roots), members.locked, producers, slices, sizes, recorded)
 
 
-def _slice(use: Use, positions: list[list[int]]) -> ChannelSlice:
-    role = cast(Literal["out", "in"], use.role)
-    return ChannelSlice(use.name, use.dim, role, tuple(map(tuple, positions)), len(use.ids))
+def _slice(use: Use, indices: tuple[tuple[int, ...], ...]) -> ChannelSlice:
+    role = cast('Literal["out", "in"]', use.role)
+    return ChannelSlice(use.name, use.dim, role, indices, len(use.ids))

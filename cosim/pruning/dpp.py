@@ -1,170 +1,77 @@
 """Dynamic probabilistic pruning: exactly k of n units per row, learned jointly with the weights.
 
 `attach_masks` puts a KofNMask on the weights of a network; train it as usual, with `entropy_penalty` in the loss and
-`set_temperature` once per epoch; `freeze_masks` bakes the result. In training mode each access to a layer's weight
-draws one mask: where a module runs more than once per step, wrap the step in `torch.nn.utils.parametrize.cached()`.
+`MaskSchedule.apply` (dpp_schedules) before each step; `freeze_masks` bakes the result. In training mode each access to
+a layer's weight draws one mask: where a module runs more than once per step, wrap the step in
+`torch.nn.utils.parametrize.cached()`.
 
 Source: Gonzalez-Carabarin et al., TNNLS 2022, arXiv 2105.12686. Open in the paper, and therefore options: the
-evaluation mask (here: deterministic top-k of Φ), the noise scale, the start of Φ, confidence and diversity.
+evaluation mask (here: deterministic top-k of Φ), the noise scale, the start of Φ.
 """
 
 from __future__ import annotations
 
-import math
-import zlib
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Literal
+from collections.abc import Iterable, Mapping
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn.utils import parametrize
 
 from cosim.errors import PruningError
-from cosim.pruning.dpp_layout import (
-    check_fit,
-    check_mask,
-    from_rows,
-    join_tiles,
-    magnitude_mask,
-    split_tiles,
-    to_rows,
-    unit_count,
-)
-from cosim.pruning.dpp_sampler import PickOrder, sample_mask, top_k_mask
-from cosim.pruning.plan import MaskPlan
+from cosim.pruning.baking import bake
+from cosim.pruning.dpp_entropy import entropy_of_rows
+from cosim.pruning.dpp_follow import attach_followers, detach_followers
+from cosim.pruning.dpp_layout import Plan, check_fit, check_mask, granularity_of, magnitude_mask
+from cosim.pruning.dpp_mask import FLOOR_TEMPERATURE, START_TEMPERATURE, KofNMask, MaskInit
+from cosim.pruning.dpp_sampler import Relaxation
+from cosim.pruning.plan import FilterPlan
 
 __all__ = [
+    "FLOOR_TEMPERATURE",
+    "START_TEMPERATURE",
     "KofNMask",
+    "MaskInit",
     "anneal_noise",
     "anneal_temperature",
     "attach_masks",
     "check_mask",
-    "confidence",
-    "diversity",
     "entropy_penalty",
     "find_masks",
     "freeze_masks",
+    "kept_filters",
     "logit_parameters",
     "magnitude_mask",
     "set_temperature",
 ]
 
-MaskInit = Literal["magnitude", "random"]
-ENTROPY_WEIGHT: Mapping[str, float] = {"weight": 5e-5, "kernel": 1e-5}
+ENTROPY_WEIGHT: Mapping[str, float] = {"weight": 5e-5, "kernel": 1e-5, "filter": 5e-3}
 """μ of the entropy penalty by granularity (arXiv 2105.12686)."""
-_RANDOM_STD = {"weight": 0.5, "kernel": 1.0}
-START_TEMPERATURE, FLOOR_TEMPERATURE = 5.0, 0.5
-
-
-def _seed_of(seed: int, layer: str, use: str) -> int:
-    """A seed per layer and use, so that one layer's draws do not depend on which others are masked."""
-    return zlib.crc32(f"{seed}/{layer}/{use}".encode())
-
-
-def _start_logits(weight: Tensor, plan: MaskPlan, init: MaskInit, seed: int) -> Tensor:
-    """Φ [K, units]: 2·|W| / mean of its tile, or N(0, 0.5²) for weights and N(0, 1) for kernels."""
-    weight = weight.detach()
-    if init == "random":
-        shape = (weight.shape[0], unit_count(weight.shape, plan))
-        draw = torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=weight.dtype)
-        return draw.mul_(_RANDOM_STD[plan.granularity]).to(weight.device)
-    tiles = [tile for tile, _ in split_tiles(to_rows(weight, plan).abs(), plan.n, plan.k)]
-    smallest = torch.finfo(weight.dtype).tiny
-    return join_tiles([2.0 * tile / tile.mean(1, keepdim=True).clamp_min(smallest) for tile in tiles], weight.shape[0])
-
-
-class KofNMask(nn.Module):
-    """Parametrization of a weight: W -> A ⊙ W with exactly k of n units kept in each row.
-
-    Training mode samples a straight-through mask, evaluation mode takes the deterministic top-k of Φ.
-
-    Parameters
-    ----------
-    weight : Tensor, [K, C, R, S] or [K, C]
-        The weight to be masked: gives the shape, and the start of Φ with `init="magnitude"`.
-    plan : MaskPlan
-        Must fit (see `attach_masks`).
-    seed : int
-        Of Φ (`init="random"`) and of the Gumbel noise, together with `layer`.
-    init : "magnitude" or "random"
-        Φ = 2·|W| / row mean (warm start, for short trainings), or the paper's normal draws.
-    order : "score" or "index"
-        Order of the picks; "index" reproduces the authors' released code.
-    layer : str
-        Name in messages, and part of the seed.
-
-    Attributes
-    ----------
-    logits : nn.Parameter, [K, units]
-        Φ. With one tile per channel a row of it is a constraint row, else `tiles()` gives the rows.
-    temperature : float
-        τ > 0. noise : float, Gumbel scale c >= 0; 0 with fixed logits is a fixed mask.
-    """
-
-    def __init__(
-        self,
-        weight: Tensor,
-        plan: MaskPlan,
-        *,
-        seed: int = 0,
-        init: MaskInit = "magnitude",
-        order: PickOrder = "score",
-        layer: str = "layer",
-    ) -> None:
-        super().__init__()
-        if init not in ("magnitude", "random"):
-            raise PruningError(f'{layer}: init = "{init}" is not known; use "magnitude" or "random"')
-        self.plan, self.layer, self.order, self.shape = plan, layer, order, weight.shape
-        self.temperature, self.noise = START_TEMPERATURE, 1.0
-        self.seed = _seed_of(seed, layer, "noise")
-        self.logits = nn.Parameter(_start_logits(weight, plan, init, _seed_of(seed, layer, "init")))
-        self._generator: torch.Generator | None = None
-
-    def generator(self) -> torch.Generator:
-        """The source of the noise, on the device of the logits; starts from `seed`."""
-        if self._generator is None or self._generator.device != self.logits.device:
-            self._generator = torch.Generator(self.logits.device).manual_seed(self.seed)
-        return self._generator
-
-    def tiles(self) -> Iterator[tuple[Tensor, int]]:
-        """(Φ [rows, n], k) of the full tiles, then of the shorter last ones if there are any."""
-        return split_tiles(self.logits, self.plan.n, self.plan.k)
-
-    def sample(self) -> Tensor:
-        """One straight-through mask of zeros and ones that broadcasts to the weight's shape."""
-        drawn = [
-            sample_mask(
-                rows, k, temperature=self.temperature, noise=self.noise, generator=self.generator(), order=self.order
-            )
-            for rows, k in self.tiles()
-        ]
-        return from_rows(join_tiles(drawn, self.shape[0]), self.shape, self.plan)
-
-    @torch.no_grad()
-    def mask(self) -> Tensor:
-        """The deterministic mask, top-k of Φ: bool, shape of the weight."""
-        tiles = [top_k_mask(rows, k) for rows, k in self.tiles()]
-        return from_rows(join_tiles(tiles, self.shape[0]), self.shape, self.plan).expand(self.shape).contiguous()
-
-    def forward(self, weight: Tensor) -> Tensor:
-        return weight * (self.sample() if self.training else self.mask())
-
-    def extra_repr(self) -> str:
-        return f"{self.plan.granularity}, k={self.plan.k}, n={self.plan.n}, temperature={self.temperature:g}"
+_PLACE = ".parametrizations.weight.0"
+"""Where a mask lies under its layer."""
 
 
 def attach_masks(
-    model: nn.Module, plans: Mapping[str, MaskPlan], *, seed: int = 0, init: MaskInit = "magnitude"
+    model: nn.Module,
+    plans: Mapping[str, Plan],
+    *,
+    seed: int = 0,
+    init: MaskInit = "magnitude",
+    relaxation: Relaxation = "score_order",
+    shared: Mapping[str, Iterable[str]] | None = None,
 ) -> dict[str, KofNMask]:
     """Put a KofNMask on the weight of each named layer, in place. Attach masks before quantizers.
 
     Parameters
     ----------
     model : nn.Module
-    plans : mapping of layer name to MaskPlan
-    seed, init
+    plans : mapping of layer name to MaskPlan, or to FilterPlan for whole filters
+        A filter mask takes the layer's bias along.
+    seed, init, relaxation
         See KofNMask.
+    shared : mapping of layer name to module names, optional
+        Modules (normalisations, layers coupled by a residual sum) whose output channels stay and go with the filters
+        of a layer that has a filter mask; they must run after it.
 
     Returns
     -------
@@ -182,23 +89,37 @@ def attach_masks(
         check_fit(layers[name], plan, name)
         if parametrize.is_parametrized(layers[name], "weight"):
             raise PruningError(f"{name}: the weight is already masked or quantized; freeze it first, then attach again")
-    masks = {}
+    masks: dict[str, KofNMask] = {}
     for name, plan in plans.items():
         weight = layers[name].weight
         assert isinstance(weight, Tensor)
-        masks[name] = KofNMask(weight, plan, seed=seed, init=init, layer=name).train(layers[name].training)
-        parametrize.register_parametrization(layers[name], "weight", masks[name], unsafe=True)  # shape and dtype stay
+        masks[name] = KofNMask(weight, plan, seed=seed, init=init, relaxation=relaxation, layer=name)
+    attach_followers(layers, {name: mask for name, mask in masks.items() if _is_filter(mask)}, shared or {})
+    for name, mask in masks.items():
+        mask.train(layers[name].training)
+        parametrize.register_parametrization(layers[name], "weight", mask, unsafe=True)  # shape and dtype stay
     return masks
+
+
+def _is_filter(mask: KofNMask) -> bool:
+    return isinstance(mask.plan, FilterPlan)
 
 
 def find_masks(model: nn.Module) -> dict[str, KofNMask]:
     """Layer name -> the KofNMask on its weight."""
-    suffix = ".parametrizations.weight."
-    return {
-        name.rpartition(suffix)[0] or name: module
-        for name, module in model.named_modules()
-        if isinstance(module, KofNMask)
-    }
+    found: dict[str, KofNMask] = {}
+    _collect(model, "", found)
+    return found
+
+
+def _collect(module: nn.Module, name: str, found: dict[str, KofNMask]) -> None:
+    """As `named_modules` would, at a tenth of its time: this runs at every step."""
+    if isinstance(module, KofNMask):
+        found[name.removesuffix(_PLACE)] = module
+        return
+    for child, inner in module._modules.items():
+        if inner is not None:
+            _collect(inner, f"{name}.{child}" if name else child, found)
 
 
 def logit_parameters(model: nn.Module) -> list[nn.Parameter]:
@@ -238,30 +159,6 @@ def anneal_noise(epoch: int, epochs: int, start: float = 1.0, end: float = 0.0) 
     return max(_line(epoch, epochs, start, end), 0.0)
 
 
-class _RowEntropy(torch.autograd.Function):
-    """Σ_rows H(softmax(Φ)) in nats; dH/dΦ_m = -p_m (log p_m + H)."""
-
-    @staticmethod
-    def forward(ctx: Any, logits: Tensor) -> Tensor:
-        log_p = logits.log_softmax(1)
-        p = log_p.exp()
-        entropy = (p * log_p).sum(1, keepdim=True).neg_()
-        ctx.save_for_backward(log_p, p, entropy)
-        return entropy.sum()
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        log_p, p, entropy = ctx.saved_tensors
-        return (log_p + entropy).mul_(p).mul_(-grads[0])
-
-
-def _row_entropy(mask: KofNMask) -> tuple[Tensor, int]:
-    """Sum of the row entropies, and the number of rows."""
-    rows = [tile for tile, _ in mask.tiles()]
-    return torch.stack([_RowEntropy.apply(tile) for tile in rows]).sum(), sum(len(tile) for tile in rows)
-
-
 def entropy_penalty(
     masks: nn.Module | Iterable[KofNMask],
     *,
@@ -269,6 +166,8 @@ def entropy_penalty(
     reduction: Literal["sum", "mean"] = "sum",
 ) -> Tensor:
     """Σ_layers μ(granularity) · Σ_rows H(softmax(Φ)), to be added to the loss: it makes the masks confident.
+
+    Fixed masks have none.
 
     Parameters
     ----------
@@ -283,46 +182,26 @@ def entropy_penalty(
     Tensor, scalar, nats; 0 without masks
     """
     found = find_masks(masks).values() if isinstance(masks, nn.Module) else masks
-    total = torch.zeros(())
+    factors, tiles = [], []
     for mask in found:
-        entropy, rows = _row_entropy(mask)
-        total = total + entropy * (mu[mask.plan.granularity] / (rows if reduction == "mean" else 1))
-    return total
+        weight = mu[granularity_of(mask.plan)]
+        if mask.is_fixed or weight == 0.0:
+            continue
+        own = [rows for rows, _ in mask.tiles()]
+        weight /= sum(len(rows) for rows in own) if reduction == "mean" else 1
+        factors += [weight] * len(own)
+        tiles += own
+    return entropy_of_rows(factors, tiles) if tiles else torch.zeros(())
 
 
-def _tile_statistics(rows: Tensor) -> tuple[float, float]:
-    """(confidence, diversity) of Φ [rows, n]."""
-    if rows.shape[1] == 1:
-        return 1.0, 0.0
-    log_p = rows.double().log_softmax(1)
-    p = log_p.exp()
-    mean_entropy = float(-(p * log_p).sum(1).mean())
-    entropy_of_mean = float(torch.special.entr(p.mean(0)).sum())
-    scale = math.log(rows.shape[1])
-    return 1.0 - mean_entropy / scale, (entropy_of_mean - mean_entropy) / scale
-
-
-@torch.no_grad()
-def _statistic(mask: KofNMask, index: int) -> float:
-    """Average over the tile lengths, weighted by their rows."""
-    parts = [(_tile_statistics(rows)[index], len(rows)) for rows, _ in mask.tiles()]
-    return sum(value * count for value, count in parts) / sum(count for _, count in parts)
-
-
-def confidence(mask: KofNMask) -> float:
-    """1 - mean_r H(p_r) / log n with p = softmax(Φ): 0 for uniform rows, 1 when each row is sure of one unit.
-
-    The paper's formula was not found; this one is ours.
-    """
-    return _statistic(mask, 0)
-
-
-def diversity(mask: KofNMask) -> float:
-    """(H(mean_r p_r) - mean_r H(p_r)) / log n in [0, 1]: 0 when all rows prefer the same units.
-
-    The paper's formula was not found; this one is ours.
-    """
-    return _statistic(mask, 1)
+def kept_filters(model: nn.Module) -> dict[str, FilterPlan]:
+    """Layer -> its FilterPlan with `keep` filled in: what `remove_filters` needs to remove the others physically."""
+    found = {}
+    for name, mask in find_masks(model).items():
+        if isinstance(mask.plan, FilterPlan):
+            kept = mask.mask().flatten(1)[:, 0].nonzero().flatten().tolist()
+            found[name] = FilterPlan(k=mask.k, n=mask.plan.n, keep=tuple(kept))
+    return found
 
 
 def freeze_masks(model: nn.Module) -> dict[str, Tensor]:
@@ -338,7 +217,8 @@ def freeze_masks(model: nn.Module) -> dict[str, Tensor]:
     frozen = {}
     for name, mask in find_masks(model).items():
         frozen[name] = mask.mask()
-        check_mask(frozen[name], mask.plan, name)
+        check_mask(frozen[name], mask.plan.model_copy(update={"k": mask.k}), name)
         getattr(layers[name], "parametrizations").eval()  # noqa: B009  (not an attribute of every nn.Module)
-        parametrize.remove_parametrizations(layers[name], "weight", leave_parametrized=True)
+        bake(layers[name], "weight")
+    detach_followers(model)
     return frozen

@@ -1,49 +1,225 @@
-"""Kernels of the k-of-n sampler on the CPU: numbers in, numbers out; the tensors around them are in dpp_sampler."""
+"""Kernels of the k-of-n sampler for rows on the CPU: numbers in, numbers out; the tensors are in dpp_sampler.
+
+Shapes: rows = constraint rows, n = units of a row, k = units that stay. Rows of at most `TILE` units have kernels of
+their own in dpp_tiles.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 from numba import njit
 
+from cosim.pruning.dpp_vector import exp_float32, fill_gumbel
+
+_BUCKETS = 256
+
 
 @njit(cache=True)
-def sort_keys(score_bits, keys):  # type: ignore[no-untyped-def]
-    """One unique int64 per unit: ascending keys are descending scores, equal scores in index order.
+def _range(row):  # type: ignore[no-untyped-def]
+    """(largest, smallest) value; of float32 by integers of the same order, whose maximum the compiler vectorises."""
+    if row.itemsize == 4:
+        bits = row.view(np.int32)
+        high, low = np.int32(-(2**31)), np.int32(2**31 - 1)
+        for i in range(bits.size):
+            key = np.int32(bits[i] ^ ((bits[i] >> np.int32(31)) & np.int32(0x7FFFFFFF)))
+            high, low = max(high, key), min(low, key)
+        ends = np.array([high, low], np.int32)
+        for i in range(2):
+            ends[i] = ends[i] ^ ((ends[i] >> np.int32(31)) & np.int32(0x7FFFFFFF))
+        both = ends.view(row.dtype)[:2]
+        return both[0], both[1]
+    largest, smallest = row[0], row[0]
+    for i in range(row.size):
+        largest, smallest = max(largest, row[i]), min(smallest, row[i])
+    return largest, smallest
+
+
+@njit(cache=True)
+def _count_buckets(row, k, bucket, start, fill):  # type: ignore[no-untyped-def]
+    """Spread a row over buckets of equal width from its largest value down.
+
+    Fills the bucket of every unit and the place where each bucket starts; returns the last bucket that is needed.
+    """
+    high, low = _range(row)
+    width = high - low
+    scale = (_BUCKETS - 0.1) / width if 0.0 < width < np.inf else 0.0
+    factor = row.dtype.type(scale)
+    bucket[:] = 0
+    if scale > 0.0:
+        for i in range(row.size):
+            bucket[i] = np.int32((high - row[i]) * factor)
+    fill[:] = 0
+    start[:] = 0
+    half = row.size // 2
+    first, second = bucket[:half], bucket[half:]
+    for i in range(half):  # two counters: neighbours often fall into one bucket and would wait for each other
+        fill[np.uint32(first[i])] += 1
+        start[np.uint32(second[i])] += 1
+    if row.size % 2:
+        fill[bucket[row.size - 1]] += 1
+    total = 0
+    for b in range(_BUCKETS):
+        count = fill[b] + start[b]
+        start[b] = fill[b] = total
+        total += count
+        if total >= k:
+            return b
+    return _BUCKETS - 1
+
+
+@njit(cache=True)
+def _sort_bucket(values, units):  # type: ignore[no-untyped-def]
+    """Descending values, equal ones in ascending order of their units.
+
+    Shell's sort: short to compile, and as fast as any for the few values of a bucket. Gaps: Ciura 2001.
+    """
+    gap = 1750
+    while gap > 1 and gap * 2 > values.size:
+        gap = _smaller_gap(gap)
+    while gap > 0:
+        for i in range(gap, values.size):
+            value, unit, place = values[i], units[i], i
+            while place >= gap:
+                other = values[place - gap]
+                if other > value or (other == value and units[place - gap] < unit):
+                    break
+                values[place], units[place] = other, units[place - gap]
+                place -= gap
+            values[place], units[place] = value, unit
+        gap = _smaller_gap(gap)
+
+
+@njit(cache=True)
+def _smaller_gap(gap):  # type: ignore[no-untyped-def]
+    if gap > 701:
+        return 701
+    if gap > 301:
+        return 301
+    if gap > 132:
+        return 132
+    if gap > 57:
+        return 57
+    if gap > 23:
+        return 23
+    if gap > 10:
+        return 10
+    if gap > 4:
+        return 4
+    return 1 if gap > 1 else 0
+
+
+@njit(cache=True)
+def _pick_row(row, picks, integers, values):  # type: ignore[no-untyped-def]
+    """Indices of the k largest of one row; integers int32 [5, max(n + 1, 256)] and values [n] are scratch."""
+    n, k = row.size, picks.size
+    bucket, units, start, fill = integers[0, :n], integers[1], integers[2, :_BUCKETS], integers[3, :_BUCKETS]
+    last = _count_buckets(row, k, bucket, start, fill)
+    chosen = integers[4]
+    count = 0
+    for i in range(n):
+        chosen[count] = i
+        count += 1 if bucket[i] <= last else 0
+    for j in range(count):
+        i = chosen[j]
+        place = fill[bucket[i]]
+        fill[bucket[i]] = place + 1
+        values[place], units[place] = row[i], i
+    for b in range(last + 1):
+        if fill[b] - start[b] > 1:
+            _sort_bucket(values[start[b] : fill[b]], units[start[b] : fill[b]])
+    for j in range(k):
+        picks[j] = units[j]
+
+
+@njit(cache=True)
+def pick_top(scores, picks):  # type: ignore[no-untyped-def]
+    """Indices of the k largest of each row, largest first, equal ones in index order.
 
     Parameters
     ----------
-    score_bits : int32 [rows, n]
-        The float32 scores, reinterpreted: magnitude in the lower 31 bits, sign in the top bit.
-    keys : int64 [rows, n], filled
-        Minus the score's signed magnitude in the upper 32 bits, the index in the lower.
+    scores : float [rows, n], no NaN
+    picks : int32 [rows, k], filled
     """
-    for row in range(score_bits.shape[0]):
-        for i in range(score_bits.shape[1]):
-            bits = np.int64(score_bits[row, i])
-            rank = (bits & 0x7FFFFFFF) if bits < 0 else -bits
-            keys[row, i] = (rank << 32) + i
+    n = scores.shape[1]
+    integers, values = np.empty((5, max(n + 1, _BUCKETS)), np.int32), np.empty(n, scores.dtype)
+    for r in range(scores.shape[0]):
+        _pick_row(scores[r], picks[r], integers, values)
 
 
 @njit(cache=True)
-def picks_of_keys(keys, picks):  # type: ignore[no-untyped-def]
-    """The indices in the first k of the sorted keys: int64 [rows, n] -> `picks` int64 [rows, k], filled."""
-    for row in range(picks.shape[0]):
+def draw_rows(logits, key, noise, values, scores, picks, out):  # type: ignore[no-untyped-def]
+    """One draw of every row while it is in the first cache: scores = Φ + c·g, their picks, out = A ⊙ values.
+
+    Parameters
+    ----------
+    logits, values, scores, out : float [rows, n]
+    key : uint64
+    noise : float32
+    picks : int32 [rows, k]
+    """
+    rows, n = logits.shape
+    integers, sorted_values = np.empty((5, max(n + 1, _BUCKETS)), np.int32), np.empty(n, scores.dtype)
+    drawn, work = np.empty(n, np.float32), np.empty((3, n + 2), np.int32)
+    for r in range(rows):
+        if noise > 0.0:
+            fill_gumbel(key, r * n, drawn, work)
+            for i in range(n):
+                scores[r, i] = logits[r, i] - noise * drawn[i]
+        else:
+            scores[r] = logits[r]
+        _pick_row(scores[r], picks[r], integers, sorted_values)
+        out[r] = 0
         for j in range(picks.shape[1]):
-            picks[row, j] = keys[row, j] & 0xFFFFFFFF
+            out[r, picks[r, j]] = values[r, picks[r, j]]
 
 
 @njit(cache=True)
-def mask_of_picks(picks, mask):  # type: ignore[no-untyped-def]
-    """Ones at the picks int64 [rows, k] of `mask` [rows, n], zeros elsewhere."""
-    mask[:] = 0
-    for row in range(picks.shape[0]):
+def keep_picks(values, picks, out):  # type: ignore[no-untyped-def]
+    """out = values at the picks int32 [rows, k], 0 elsewhere; values and out [rows, n]."""
+    out[:] = 0
+    for r in range(picks.shape[0]):
         for j in range(picks.shape[1]):
-            mask[row, picks[row, j]] = 1
+            out[r, picks[r, j]] = values[r, picks[r, j]]
 
 
 @njit(cache=True)
-def soft_mask_vjp(perturbed, picks, temperature, grad, out):  # type: ignore[no-untyped-def]
-    """Gradient of Σ grad ⊙ S with respect to Φ, for picks in score order.
+def _weighted_sums(weights, values, folds):  # type: ignore[no-untyped-def]
+    """Σ weights and Σ weights · values by folding the row on itself, which the compiler vectorises.
+
+    folds [2, n] is scratch. Errors grow with log n, as in pairwise summation.
+    """
+    n = weights.size
+    half = (n + 1) // 2
+    pairs = n - half
+    first, second, upper, other = folds[0], folds[1], weights[half:], values[half:]
+    for i in range(pairs):
+        first[i] = weights[i] + upper[i]
+        second[i] = weights[i] * values[i] + upper[i] * other[i]
+    if pairs < half:
+        first[pairs], second[pairs] = weights[pairs], weights[pairs] * values[pairs]
+    while half > 1:
+        n, half = half, (half + 1) // 2
+        upper, other = first[half:n], second[half:n]
+        for i in range(upper.size):
+            first[i] += upper[i]
+        for i in range(upper.size):
+            second[i] += other[i]
+    return np.float64(first[0]), np.float64(second[0])
+
+
+@njit(cache=True)
+def _exp(x, out, power):  # type: ignore[no-untyped-def]
+    """exp of float32 by our vector code, of float64 by the library."""
+    if x.itemsize == 4:
+        exp_float32(x, out, power)
+    else:
+        for i in range(x.size):
+            out[i] = np.exp(x[i])
+
+
+@njit(cache=True)
+def soft_mask_vjp(perturbed, picks, temperature, grad, values, out, kept):  # type: ignore[no-untyped-def]
+    """Gradient of Σ h ⊙ S with respect to Φ with h = grad ⊙ values, for picks in score order; and A ⊙ grad.
 
     Along the picks, with d_j = exp(x_j+1 - x_j) <= 1 and the pick's share p_j = exp(x_j) / Z_j of its own softmax:
     p_j = p_j+1 / (p_j+1 + d_j) from the last to the first, S_j = S_j-1 d_j-1 + p_j from the first to the last; D and
@@ -51,37 +227,79 @@ def soft_mask_vjp(perturbed, picks, temperature, grad, out):  # type: ignore[no-
 
     Parameters
     ----------
-    perturbed, grad : float [rows, n]
-    picks : int64 [rows, k]
+    perturbed, grad, values : float [rows, n]
+    picks : int32 [rows, k]
         Indices of the k largest, largest first.
     temperature : float
-    out : float [rows, n]
-        In: exp(x - x_k), x_k the smallest picked (at the picks: ignored). Out: the gradient.
+    out, kept : float [rows, n], filled
     """
-    rows, n = perturbed.shape
-    k = picks.shape[1]
-    share, decay, mean, soft = np.empty(k), np.empty(k), np.empty(k), np.empty(k)
-    for row in range(rows):
-        for j in range(k):
-            out[row, picks[row, j]] = 0
-        rest, rest_grad = 0.0, 0.0
+    n, k, real = perturbed.shape[1], picks.shape[1], perturbed.dtype.type
+    x, power, h = np.empty_like(perturbed[0]), np.empty(n, np.int32), np.empty_like(perturbed[0])
+    gaps, decay = np.empty_like(perturbed[0, :k]), np.empty_like(perturbed[0, :k])
+    share, mean, soft, folds = np.empty(k), np.empty(k), np.empty(k), np.empty((2, n), perturbed.dtype)
+    inverse = real(1.0 / temperature)
+    for r in range(perturbed.shape[0]):
+        scores, weights, order = perturbed[r], out[r], picks[r]
+        lowest = scores[order[k - 1]]
         for i in range(n):
-            rest += out[row, i]
-            rest_grad += out[row, i] * grad[row, i]
-        pick = picks[row, k - 1]
+            x[i] = min(scores[i] - lowest, real(0.0)) * inverse
+            h[i] = grad[r, i] * values[r, i]
+            kept[r, i] = 0
+        _exp(x, weights, power)
+        for j in range(k):
+            weights[order[j]] = 0
+            kept[r, order[j]] = grad[r, order[j]]
+            gaps[j] = (scores[order[min(j + 1, k - 1)]] - scores[order[j]]) * inverse
+        _exp(gaps, decay, power[:k])
+        rest, rest_grad = _weighted_sums(weights, h, folds)
         share[k - 1] = 1.0 / (1.0 + rest)
-        mean[k - 1] = (grad[row, pick] + rest_grad) * share[k - 1]
+        mean[k - 1] = (h[order[k - 1]] + rest_grad) * share[k - 1]
         for j in range(k - 2, -1, -1):
-            after, pick = pick, picks[row, j]
-            decay[j] = np.exp((perturbed[row, after] - perturbed[row, pick]) / temperature)
             share[j] = share[j + 1] / (share[j + 1] + decay[j])
-            mean[j] = mean[j + 1] + (grad[row, pick] - mean[j + 1]) * share[j]
+            mean[j] = mean[j + 1] + (h[order[j]] - mean[j + 1]) * share[j]
         soft[0] = share[0]
         for j in range(1, k):
             soft[j] = soft[j - 1] * decay[j - 1] + share[j]
             mean[j] = mean[j - 1] + (mean[j] - mean[j - 1]) * (share[j] / soft[j])
+        factor, middle = real(soft[k - 1] / temperature), real(mean[k - 1])
         for i in range(n):
-            out[row, i] *= (grad[row, i] - mean[k - 1]) * (soft[k - 1] / temperature)
+            weights[i] *= (h[i] - middle) * factor
         for j in range(k):
-            pick = picks[row, j]
-            out[row, pick] = soft[j] * (grad[row, pick] - mean[j]) / temperature
+            weights[order[j]] = soft[j] * (h[order[j]] - mean[j]) / temperature
+
+
+@njit(cache=True)
+def entropy(logits):  # type: ignore[no-untyped-def]
+    """Σ_rows H(softmax(Φ)) in nats; Φ float [rows, n]."""
+    below, weights = np.empty_like(logits[0]), np.empty_like(logits[0])
+    power, folds = np.empty(logits.shape[1], np.int32), np.empty((2, logits.shape[1]), logits.dtype)
+    total = 0.0
+    for r in range(logits.shape[0]):
+        partition, mean = _partition(logits[r], below, weights, power, folds)
+        total += np.log(partition) - mean
+    return total
+
+
+@njit(cache=True)
+def _partition(row, below, weights, power, folds):  # type: ignore[no-untyped-def]
+    """Fill below = Φ - max Φ and weights = exp(below); their sum, and the mean of `below` under softmax(Φ)."""
+    high, _ = _range(row)
+    for i in range(row.size):
+        below[i] = row[i] - high
+    _exp(below, weights, power)
+    partition, first = _weighted_sums(weights, below, folds)
+    return partition, first / partition
+
+
+@njit(cache=True)
+def entropy_gradient(logits, factor, out):  # type: ignore[no-untyped-def]
+    """out = factor times the gradient -p (log p + H) of the entropy; Φ and out float [rows, n]."""
+    real = logits.dtype.type
+    below, power = np.empty_like(logits[0]), np.empty(logits.shape[1], np.int32)
+    folds = np.empty((2, logits.shape[1]), logits.dtype)
+    for r in range(logits.shape[0]):
+        weights = out[r]
+        partition, mean = _partition(logits[r], below, weights, power, folds)
+        scale, middle = real(-factor / partition), real(mean)
+        for i in range(logits.shape[1]):
+            weights[i] *= (below[i] - middle) * scale

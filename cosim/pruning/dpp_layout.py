@@ -1,36 +1,58 @@
 """Where the units of a k-of-n mask lie in a weight: rows, tiles, and the checks that a mask keeps exactly k.
 
 Shapes: weight [K, C, R, S] (C = input channels per group) or [K, C]. A *row* of units is one output channel:
-`weight` granularity has C·R·S units in the reduction order (r, s, c) with c fastest, `kernel` has C units.
+`weight` granularity has C·R·S units in the reduction order (r, s, c) with c fastest, `kernel` has C units; `filter`
+(a FilterPlan) has one row for the layer, whose units are the K output channels.
 Rows of `weight` granularity are split in tiles of n; a last shorter tile of t units keeps min(k, t).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from cosim.errors import PruningError
 from cosim.pruning.dpp_sampler import top_k_mask
-from cosim.pruning.plan import MaskPlan
+from cosim.pruning.plan import FilterPlan, MaskPlan
+
+Granularity = Literal["weight", "kernel", "filter"]
 
 
-def unit_count(shape: torch.Size, plan: MaskPlan) -> int:
-    """Units of one output channel: fan-in for `weight`, input channels per group for `kernel`."""
+Plan = MaskPlan | FilterPlan
+"""What a mask can keep: k of n weights or kernels of each row, or k of n filters of a layer."""
+
+
+def granularity_of(plan: Plan) -> Granularity:
+    """`weight`, `kernel` or `filter`."""
+    return "filter" if isinstance(plan, FilterPlan) else plan.granularity
+
+
+def unit_count(shape: torch.Size, plan: Plan) -> int:
+    """Units of one row: fan-in for `weight`, input channels per group for `kernel`, filters for `filter`."""
+    if isinstance(plan, FilterPlan):
+        return shape[0]
     return shape[1] if plan.granularity == "kernel" else shape[1:].numel()
 
 
-def to_rows(weight: Tensor, plan: MaskPlan) -> Tensor:
-    """Units [K, units] of a weight-shaped tensor; a kernel's unit is its L1 norm, a weight's is itself."""
+def to_rows(weight: Tensor, plan: Plan) -> Tensor:
+    """Units [K, units], or [1, K] for filters, of a weight-shaped tensor.
+
+    A weight is itself; a kernel or filter of more than one weight is its L1 norm.
+    """
+    if isinstance(plan, FilterPlan):
+        return weight.abs().flatten(1).sum(dim=1)[None]
     if plan.granularity == "kernel":
         return weight if weight.dim() == 2 else weight.abs().sum(dim=(2, 3))
     return weight if weight.dim() == 2 else weight.permute(0, 2, 3, 1).reshape(weight.shape[0], -1)
 
 
-def from_rows(units: Tensor, shape: torch.Size, plan: MaskPlan) -> Tensor:
-    """Mask units [K, units] as a tensor that broadcasts to the weight's shape (kernels: [K, C, 1, 1])."""
+def from_rows(units: Tensor, shape: torch.Size, plan: Plan) -> Tensor:
+    """Mask units as a tensor that broadcasts to the weight's shape (kernels: [K, C, 1, 1], filters: [K, 1, 1, 1])."""
+    if isinstance(plan, FilterPlan):
+        return units.reshape(shape[0], *(1,) * (len(shape) - 1))
     if len(shape) == 2:
         return units
     if plan.granularity == "kernel":
@@ -41,6 +63,9 @@ def from_rows(units: Tensor, shape: torch.Size, plan: MaskPlan) -> Tensor:
 
 def split_tiles(units: Tensor, n: int, k: int) -> Iterator[tuple[Tensor, int]]:
     """(rows [K · full tiles, n], k), then (the last shorter tiles [K, t], min(k, t)) if n does not divide the units."""
+    if units.shape[1] == n:
+        yield units, k
+        return
     tail = units.shape[1] % n
     whole = units.shape[1] - tail
     yield units[:, :whole].reshape(-1, n), k
@@ -54,33 +79,40 @@ def join_tiles(tiles: list[Tensor], K: int) -> Tensor:
     return rows[0] if len(rows) == 1 else torch.cat(rows, dim=1)
 
 
-def check_fit(module: nn.Module, plan: MaskPlan, layer: str) -> None:
+def check_fit(module: nn.Module, plan: Plan, layer: str) -> None:
     """Refuse a mask that this layer cannot have.
 
     Raises
     ------
     PruningError
-        Names layer, field, values and remedy: not a Conv2d or Linear; k > n; n larger than the fan-in; kernel n
-        other than the input channels per group.
+        Names layer, field, values and remedy: not a Conv2d or Linear; k < 1 or k > n; n larger than the fan-in;
+        kernel n other than the input channels per group; filter n other than the filters.
     """
     if not isinstance(module, nn.Conv2d | nn.Linear):
         raise PruningError(f"{layer}: mask: {type(module).__name__} has no k-of-n mask; name a Conv2d or Linear layer")
-    units = unit_count(module.weight.shape, plan)
+    units, kind = unit_count(module.weight.shape, plan), granularity_of(plan)
+    field = "filters" if kind == "filter" else "mask"
+    if plan.k < 1:
+        raise PruningError(f"{layer}: {field}.k = {plan.k} keeps nothing; use 1 <= k <= n")
     if plan.k > plan.n:
-        raise PruningError(f"{layer}: mask.k = {plan.k} is more than mask.n = {plan.n}; use k <= n")
-    if plan.granularity == "kernel" and plan.n != units:
+        raise PruningError(f"{layer}: {field}.k = {plan.k} is more than {field}.n = {plan.n}; use k <= n")
+    if kind == "kernel" and plan.n != units:
         raise PruningError(f"{layer}: mask.n = {plan.n} is not the {units} input channels per group; use n = {units}")
+    if kind == "filter" and plan.n != units:
+        raise PruningError(f"{layer}: filters.n = {plan.n} is not the {units} filters of the layer; use n = {units}")
     if plan.n > units:
         raise PruningError(f"{layer}: mask.n = {plan.n} is more than the fan-in {units}; use n <= {units}")
 
 
-def magnitude_mask(weight: Tensor, plan: MaskPlan) -> Tensor:
-    """The baseline: in each row the k units of largest magnitude stay (kernels: L1 norm); ties to the lower index.
+def magnitude_mask(weight: Tensor, plan: Plan) -> Tensor:
+    """The baseline: in each row the k units of largest magnitude stay (kernels, filters: L1 norm).
+
+    Of equal units the lower index stays.
 
     Parameters
     ----------
     weight : Tensor, [K, C, R, S] or [K, C]
-    plan : MaskPlan
+    plan : MaskPlan or FilterPlan
 
     Returns
     -------
@@ -91,13 +123,13 @@ def magnitude_mask(weight: Tensor, plan: MaskPlan) -> Tensor:
     return from_rows(join_tiles(tiles, weight.shape[0]), weight.shape, plan).expand_as(weight).contiguous()
 
 
-def check_mask(mask: Tensor, plan: MaskPlan, layer: str = "mask") -> None:
+def check_mask(mask: Tensor, plan: Plan, layer: str = "mask") -> None:
     """Refuse a mask that does not keep exactly k in every row or tile.
 
     Parameters
     ----------
     mask : Tensor, bool, [K, C, R, S] or [K, C]
-    plan : MaskPlan
+    plan : MaskPlan or FilterPlan
     layer : str
         Named in the message.
 
@@ -110,12 +142,12 @@ def check_mask(mask: Tensor, plan: MaskPlan, layer: str = "mask") -> None:
         raise PruningError(
             f"{layer}: a {mask.dtype} mask of shape {tuple(mask.shape)}; use bool, [K, C] or [K, C, R, S]"
         )
-    units = unit_count(mask.shape, plan)
-    if plan.n > units or (plan.granularity == "kernel" and plan.n != units):
+    units, kind = unit_count(mask.shape, plan), granularity_of(plan)
+    if plan.n > units or (kind != "weight" and plan.n != units):
         raise PruningError(f"{layer}: mask.n = {plan.n} does not fit {units} units in a row; use n of that layer")
-    rows = mask[:, :, 0, 0] if plan.granularity == "kernel" and mask.dim() == 4 else to_rows(mask, plan)
+    rows = _mask_rows(mask, plan)
     if not torch.equal(from_rows(rows, mask.shape, plan).expand_as(mask), mask):
-        raise PruningError(f"{layer}: some kernels are half kept; a kernel mask keeps or drops all R x S weights")
+        raise PruningError(f"{layer}: some {kind}s are half kept; a {kind} mask keeps or drops all their weights")
     for tile, k in split_tiles(rows, plan.n, plan.k):
         kept = tile.sum(dim=1)
         if not bool((kept == k).all()):
@@ -123,3 +155,10 @@ def check_mask(mask: Tensor, plan: MaskPlan, layer: str = "mask") -> None:
             raise PruningError(
                 f"{layer}: row {row} of {tile.shape[1]} units keeps {int(kept[row])}; exactly {k} must stay"
             )
+
+
+def _mask_rows(mask: Tensor, plan: Plan) -> Tensor:
+    """Units of a mask, each judged by its first weight."""
+    if isinstance(plan, FilterPlan):
+        return mask.flatten(1)[:, 0][None]
+    return mask[:, :, 0, 0] if plan.granularity == "kernel" and mask.dim() == 4 else to_rows(mask, plan)

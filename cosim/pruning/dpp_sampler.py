@@ -9,73 +9,131 @@ The relaxed mask is the sum of k successive softmaxes, each over what the earlie
     D_j = (Σ_{l >= j} h_π(l) exp(x_π(l)) + Σ_{unpicked} h_i exp(x_i)) / Z_j
 
 so a few tensors of [rows, n] replace the [rows, k, n] of the loop. On the CPU and in score order a kernel walks the
-picks with ratios only; otherwise the sums are taken in the log domain by tensor operations, for which h is moved into
-[1, 2] (a constant added to h changes nothing: the rows of S sum to k).
+picks with ratios only (short tiles: many side by side); otherwise the sums are taken in the log domain by tensor
+operations, for which h is moved into [1, 2] (a constant added to h changes nothing: the rows of S sum to k).
 
-Source: Gonzalez-Carabarin et al. 2022, arXiv 2105.12686 (the sampler); the closed form is derived here.
+Source: Gonzalez-Carabarin et al. 2022, arXiv 2105.12686 (the sampler); the closed form is derived here. The relaxation
+`exact_marginals` is another estimator: see `dpp_exact`.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from cosim.errors import PruningError
-from cosim.pruning import dpp_kernels
+from cosim.pruning import dpp_exact, dpp_kernels, dpp_tiles, dpp_vector
 
-PickOrder = Literal["score", "index"]
+Relaxation = Literal["score_order", "index_order", "exact_marginals"]
+_RELAXATIONS = get_args(Relaxation)
+_SHORT = 8
+"""Up to this length of a row tiles side by side are faster for every k; up to `dpp_tiles.TILE` for few picks."""
+_FEW_PICKS = 4
+_SPARE = 4
+"""Tensors of one shape that are kept for later draws."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How one mask is drawn and relaxed.
+
+    Raises
+    ------
+    PruningError
+        k < 1, the temperature is not positive, the noise is negative, or the relaxation is not known.
+    """
+
+    k: int
+    """Units that stay in a row, >= 1."""
+    temperature: float
+    """τ > 0 of the relaxed backward; the forward mask does not depend on it."""
+    noise: float = 1.0
+    """Scale c >= 0 of the Gumbel noise; 0 gives the deterministic top-k of Φ."""
+    relaxation: Relaxation = "score_order"
+    """Whose gradient: k softmaxes, each without the earlier picks, in the order of their scores; in index order (the
+    authors' released code); or the marginals of the exact k-subset distribution at Φ / τ, with an exact draw at Φ / c
+    (SIMPLE, arXiv 2210.01941; O(n k) work)."""
+    key: int = 0
+    """Decides the draw, in 0..2^63 - 1."""
+
+    def __post_init__(self) -> None:
+        if not self.temperature > 0.0 or not self.noise >= 0.0:
+            raise PruningError(
+                f"temperature = {self.temperature}, noise = {self.noise}; use temperature > 0 and noise >= 0"
+            )
+        if self.relaxation not in _RELAXATIONS:
+            raise PruningError(f'relaxation = "{self.relaxation}" is not known; use one of {", ".join(_RELAXATIONS)}')
 
 
 def top_k(scores: Tensor, k: int) -> Tensor:
     """Indices of the k largest scores of each row, largest first; of equal scores the lower index comes first.
 
-    float32 on the CPU goes through one unique integer key per unit, so that a fast unstable sort gives the stable
-    answer on every machine.
-
     Parameters
     ----------
     scores : Tensor, [rows, n], no NaN
-    k : int, 1 <= k <= n
+    k : int, 1 <= k <= n; PruningError otherwise
 
     Returns
     -------
-    Tensor, [rows, k], int64
-
-    Raises
-    ------
-    PruningError
-        k is not in 1..n.
+    Tensor, [rows, k], int32 on the CPU, else int64
     """
     rows, n = scores.shape
+    _check_k(k, n)
+    scores = scores.detach().contiguous()
+    if not _has_kernels(scores):
+        return torch.sort(scores, dim=1, descending=True, stable=True).indices[:, :k].contiguous()
+    picks = torch.empty(rows, k, dtype=torch.int32)
+    dpp_kernels.pick_top(scores.numpy(), picks.numpy())
+    return picks
+
+
+def _check_k(k: int, n: int) -> None:
     if not 1 <= k <= n:
         raise PruningError(f"k = {k} of n = {n} units cannot be picked; use 1 <= k <= n")
-    scores = scores.detach().contiguous()
-    if scores.dtype != torch.float32 or scores.device.type != "cpu":
-        return torch.sort(scores, dim=1, descending=True, stable=True).indices[:, :k].contiguous()
-    keys, picks = torch.empty(rows, n, dtype=torch.int64), torch.empty(rows, k, dtype=torch.int64)
-    dpp_kernels.sort_keys(scores.view(torch.int32).numpy(), keys.numpy())
-    keys.numpy().sort(axis=1)
-    dpp_kernels.picks_of_keys(keys.numpy(), picks.numpy())
-    return picks
+
+
+def _has_kernels(tensor: Tensor) -> bool:
+    return tensor.device.type == "cpu" and tensor.dtype in (torch.float32, torch.float64)
+
+
+def _is_short(scores: Tensor, k: int) -> bool:
+    """Do the kernels for tiles side by side serve these rows?"""
+    n = scores.shape[1]
+    fits = n <= _SHORT or (n <= dpp_tiles.TILE and k <= _FEW_PICKS)
+    return fits and scores.device.type == "cpu" and scores.dtype == torch.float32
 
 
 def top_k_mask(scores: Tensor, k: int) -> Tensor:
     """Bool mask [rows, n] of the k largest scores of each row; ties go to the lower index."""
-    return _mask_of(top_k(scores, k), torch.empty_like(scores, dtype=torch.bool))
+    scores = scores.detach().contiguous()
+    if _is_short(scores, k):
+        _check_k(k, scores.shape[1])
+        return _keep_top(scores, k, torch.ones_like(scores)).bool()
+    return _keep(top_k(scores, k), torch.ones_like(scores)).bool()
 
 
-def _mask_of(picks: Tensor, mask: Tensor) -> Tensor:
-    """`mask` [rows, n] filled: 1 at the picks, 0 elsewhere."""
-    if mask.device.type != "cpu":
-        return mask.zero_().scatter_(1, picks, 1)
-    dpp_kernels.mask_of_picks(picks.numpy(), mask.numpy())
-    return mask
+def _keep(picks: Tensor, values: Tensor) -> Tensor:
+    """The values [rows, n] at the picks, 0 elsewhere."""
+    if not _has_kernels(values):
+        return torch.zeros_like(values).scatter_(1, picks.long(), values.gather(1, picks.long()))
+    out = torch.empty_like(values)
+    dpp_kernels.keep_picks(values.numpy(), picks.numpy(), out.numpy())
+    return out
 
 
-def perturb(logits: Tensor, noise: float, generator: torch.Generator | None = None) -> Tensor:
+def _keep_top(scores: Tensor, k: int, values: Tensor) -> Tensor:
+    """The values [tiles, n] at the k largest scores of short rows, 0 elsewhere."""
+    out = torch.empty_like(values)
+    dpp_tiles.keep_tiles(scores.numpy(), k, values.numpy(), out.numpy())
+    return out
+
+
+def perturb(logits: Tensor, noise: float, key: int) -> Tensor:
     """Φ + c·g with g ~ Gumbel(0, 1).
 
     Parameters
@@ -83,27 +141,27 @@ def perturb(logits: Tensor, noise: float, generator: torch.Generator | None = No
     logits : Tensor, [rows, n], floating point
     noise : float
         c >= 0; 0 draws nothing.
-    generator : torch.Generator, optional
-        On the device of `logits`; default: the global one.
+    key : int, 0..2^63 - 1
+        Decides the draw: on the CPU the same on every machine.
     """
-    logits = logits.detach()
+    logits = logits.detach().contiguous()
     if noise == 0.0:
         return logits.clone()
+    if _has_kernels(logits):
+        out = torch.empty_like(logits)
+        dpp_vector.add_gumbel(logits.numpy().ravel(), np.uint64(key), np.float32(noise), out.numpy().ravel())
+        return out
+    generator = torch.Generator(logits.device).manual_seed(key)
     smallest = torch.finfo(logits.dtype).tiny  # a uniform draw of 0 would give an infinite g
     draw = torch.empty_like(logits).uniform_(smallest, 1.0, generator=generator)
     return torch.sub(logits, draw.log_().neg_().log_(), alpha=noise, out=draw)
-
-
-def _exp_rest(perturbed: Tensor, reference: Tensor, temperature: float) -> Tensor:
-    """exp(x - x_ref) [rows, n]; meaningful for units that are not picked, which are not above the reference."""
-    return (perturbed - reference).div_(temperature).exp_()
 
 
 def _relax_log(perturbed: Tensor, picks: Tensor, temperature: float, h: Tensor) -> tuple[Tensor, Tensor]:
     """S and D̄ [rows, n] in the log domain, for picks in any order and h > 0."""
     top = perturbed.gather(1, picks)
     reference = top.amin(1, keepdim=True)
-    rest = _exp_rest(perturbed, reference, temperature).double().scatter_(1, picks, 0.0)
+    rest = (perturbed - reference).div_(temperature).exp_().double().scatter_(1, picks, 0.0)
     x, h = (top - reference).double().div_(temperature), h.double()
 
     def log_left(picked: Tensor, unpicked: Tensor) -> Tensor:
@@ -120,7 +178,31 @@ def _relax_log(perturbed: Tensor, picks: Tensor, temperature: float, h: Tensor) 
 
 def soft_mask(perturbed: Tensor, picks: Tensor, temperature: float) -> Tensor:
     """The relaxed mask S [rows, n]; rows sum to k. Not differentiable: for inspection and tests."""
-    return _relax_log(perturbed, picks, temperature, torch.ones_like(perturbed))[0].to(perturbed.dtype)
+    return _relax_log(perturbed, picks.long(), temperature, torch.ones_like(perturbed))[0].to(perturbed.dtype)
+
+
+def exact_marginals(logits: Tensor, k: int, temperature: float = 1.0) -> Tensor:
+    """P(unit is kept) under p(z) ∝ exp(Σ z Φ / τ) of k-subsets, [rows, n]; rows sum to k. Not differentiable."""
+    _check_k(k, logits.shape[1])
+    return _exact_vjp(logits.detach(), k, temperature, torch.zeros_like(logits))[0]
+
+
+def _exact_vjp(logits: Tensor, k: int, temperature: float, grad: Tensor) -> tuple[Tensor, Tensor]:
+    """(marginals, gradient of Σ grad ⊙ marginals), computed on the CPU."""
+    marginals, out = torch.empty_like(logits, device="cpu"), torch.empty_like(logits, device="cpu")
+    given = logits.cpu().contiguous().numpy(), k, temperature, grad.cpu().contiguous().numpy()
+    dpp_exact.exact_marginals_vjp(*given, marginals.numpy(), out.numpy())
+    return marginals.to(logits.device), out.to(logits.device)
+
+
+def _exact_picks(logits: Tensor, sampling: Sampling) -> Tensor:
+    """One k-subset of each row, drawn exactly; without noise the top-k."""
+    if sampling.noise == 0.0:
+        return top_k(logits, sampling.k)
+    uniform = torch.rand(logits.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(sampling.key))
+    picks = torch.empty(len(logits), sampling.k, dtype=torch.int32)
+    dpp_exact.draw_exactly(logits.cpu().contiguous().numpy(), sampling.noise, uniform.numpy(), picks.numpy())
+    return picks.to(logits.device)
 
 
 def _vjp_log(perturbed: Tensor, picks: Tensor, temperature: float, grad: Tensor) -> Tensor:
@@ -128,32 +210,172 @@ def _vjp_log(perturbed: Tensor, picks: Tensor, temperature: float, grad: Tensor)
     low, high = grad.double().aminmax(dim=1, keepdim=True)
     spread = high - low
     h = (grad - low).div_(spread.clamp_min(torch.finfo(torch.float64).tiny)).add_(1.0)
-    soft, mean = _relax_log(perturbed, picks, temperature, h)
+    soft, mean = _relax_log(perturbed, picks.long(), temperature, h)
     return soft.mul_(h - mean).mul_(spread / temperature).to(grad.dtype)
 
 
-def _vjp_kernel(perturbed: Tensor, picks: Tensor, temperature: float, grad: Tensor) -> Tensor:
-    """The same on the CPU, for picks in score order."""
-    out = _exp_rest(perturbed, perturbed.gather(1, picks[:, -1:]), temperature)
-    dpp_kernels.soft_mask_vjp(perturbed.numpy(), picks.numpy(), temperature, grad.contiguous().numpy(), out.numpy())
-    return out
+def _vjp_kernel(
+    perturbed: Tensor, picks: Tensor, temperature: float, grad: Tensor, values: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """(the same with grad ⊙ values for grad, A ⊙ grad) on the CPU, for picks in score order."""
+    out, kept = torch.empty_like(perturbed), torch.empty_like(perturbed)
+    values = torch.ones_like(grad) if values is None else values
+    order, given = picks.int().contiguous(), (grad.contiguous().numpy(), values.contiguous().numpy())
+    dpp_kernels.soft_mask_vjp(perturbed.numpy(), order.numpy(), temperature, *given, out.numpy(), kept.numpy())
+    return out, kept
 
 
-class _StraightThrough(torch.autograd.Function):
-    """Forward A, backward ∂S/∂Φ."""
+def _vjp_tiles(perturbed: Tensor, k: int, temperature: float, grad: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    """The same for short rows."""
+    out, kept = torch.empty_like(perturbed), torch.empty_like(perturbed)
+    arrays = [tensor.contiguous().numpy() for tensor in (grad, values)]
+    dpp_tiles.tiles_vjp(perturbed.numpy(), k, temperature, *arrays, out.numpy(), kept.numpy())  # type: ignore[call-arg]
+    return out, kept
+
+
+def _next_pick(perturbed: Tensor, kept: Tensor, temperature: float, grad: Tensor) -> Tensor:
+    """Σ_rows Σ_i grad_i p_i, p the softmax over what k picks left: how the loss moves with the (k + 1)-th pick."""
+    if bool(kept.all()):
+        return torch.zeros((), dtype=grad.dtype, device=grad.device)
+    p = (perturbed / temperature).masked_fill_(kept, -torch.inf).softmax(1)
+    return (p * grad).sum()
+
+
+class _Draw:
+    """What one draw leaves for its backward. On the CPU the memory is handed to later draws once nobody holds it."""
+
+    _spare: ClassVar[dict[tuple[object, ...], list[Tensor]]] = {}
+    """Shape and type -> tensors: fresh memory costs the operating system more than the draw itself."""
+
+    def __init__(self, scores: Tensor, picks: Tensor | None, *, lent: bool = False) -> None:
+        self.scores, self.picks, self._lent = scores, picks, lent
+
+    @classmethod
+    def take(cls, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """A tensor of any content."""
+        spare = cls._spare.get((*shape, dtype))
+        return spare.pop() if spare else torch.empty(shape, dtype=dtype)
+
+    def __del__(self) -> None:
+        for tensor in (self.scores, self.picks) if self._lent else ():
+            if tensor is not None:
+                spare = self._spare.setdefault((*tensor.shape, tensor.dtype), [])
+                if len(spare) < _SPARE:
+                    spare.append(tensor)
+
+
+def _draw_by_kernel(logits: Tensor, values: Tensor, sampling: Sampling) -> tuple[_Draw, Tensor]:
+    """One draw and A ⊙ values, on the CPU."""
+    shape, k = tuple(logits.shape), sampling.k
+    scores, out = _Draw.take(shape, logits.dtype), torch.empty_like(values)
+    key, noise = np.uint64(sampling.key), np.float32(sampling.noise)
+    if sampling.relaxation == "score_order" and _is_short(logits, k):
+        if sampling.noise > 0.0:
+            dpp_vector.add_gumbel(logits.numpy().ravel(), key, noise, scores.numpy().ravel())
+        else:
+            scores.copy_(logits)
+        dpp_tiles.keep_tiles(scores.numpy(), k, values.numpy(), out.numpy())
+        return _Draw(scores, None, lent=True), out
+    picks = _Draw.take((shape[0], k), torch.int32)
+    arrays = [tensor.numpy() for tensor in (values, scores, picks, out)]
+    dpp_kernels.draw_rows(logits.numpy(), key, noise, *arrays)
+    return _Draw(scores, picks, lent=True), out
+
+
+def _draw_by_tensors(logits: Tensor, values: Tensor, sampling: Sampling, fixed: Tensor | None) -> tuple[_Draw, Tensor]:
+    """One draw and A ⊙ values on any device, for every relaxation, with rows that draw no noise."""
+    if sampling.relaxation == "exact_marginals":
+        drawn = _Draw(logits, _exact_picks(logits, sampling))
+    else:
+        scores = perturb(logits, sampling.noise, sampling.key)
+        scores = scores if fixed is None else torch.where(fixed, logits, scores)
+        drawn = _Draw(scores, top_k(scores, sampling.k))
+    assert drawn.picks is not None
+    return drawn, _keep(drawn.picks, values)
+
+
+class _Masked(torch.autograd.Function):
+    """Forward A ⊙ values, backward A ⊙ grad for the values and ∂S/∂Φ for Φ (and for a fractional k)."""
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, perturbed: Tensor, picks: Tensor, temperature: float, order: str) -> Tensor:
-        ctx.save_for_backward(perturbed, picks)
-        ctx.temperature, ctx.kernel = temperature, order == "score" and perturbed.device.type == "cpu"
-        return _mask_of(picks, torch.empty_like(perturbed))
+    def forward(
+        ctx: Any, logits: Tensor, values: Tensor, share: Tensor | None, sampling: Sampling, fixed: Tensor | None
+    ) -> Tensor:
+        rows, values = logits.detach().contiguous(), values.detach()
+        plain = fixed is None and sampling.relaxation != "exact_marginals"
+        if plain and _has_kernels(rows):
+            ctx.draw, out = _draw_by_kernel(rows, values, sampling)
+        else:
+            ctx.draw, out = _draw_by_tensors(rows, values, sampling, fixed)
+        if sampling.relaxation == "index_order":
+            ctx.draw.picks = ctx.draw.picks.sort(dim=1).values
+        ctx.sampling = sampling
+        ctx.save_for_backward(values, fixed)
+        return out
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None, None]:
-        perturbed, picks = ctx.saved_tensors
-        vjp = _vjp_kernel if ctx.kernel else _vjp_log
-        return vjp(perturbed, picks, ctx.temperature, grads[0]), None, None, None, None
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
+        values, fixed = ctx.saved_tensors
+        draw, sampling, grad = ctx.draw, ctx.sampling, grads[0].contiguous()
+        for_logits, for_values = _gradients(draw, sampling, grad, values)
+        if fixed is not None:
+            for_logits.masked_fill_(fixed, 0.0)
+        share = None
+        if ctx.needs_input_grad[2]:
+            kept = _kept(draw, sampling.k, torch.ones_like(grad)).bool()
+            share = _next_pick(draw.scores, kept, sampling.temperature, grad * values)
+        return for_logits, for_values, share, None, None
+
+
+def _kept(draw: _Draw, k: int, values: Tensor) -> Tensor:
+    return _keep_top(draw.scores, k, values) if draw.picks is None else _keep(draw.picks, values)
+
+
+def _gradients(draw: _Draw, sampling: Sampling, grad: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    """(for Φ, for the values)."""
+    k, heat = sampling.k, sampling.temperature
+    if sampling.relaxation == "exact_marginals":
+        return _exact_vjp(draw.scores, k, heat, grad * values)[1], _kept(draw, k, grad)
+    if draw.picks is None:
+        return _vjp_tiles(draw.scores, k, heat, grad, values)
+    if sampling.relaxation == "score_order" and _has_kernels(grad):
+        return _vjp_kernel(draw.scores, draw.picks, heat, grad, values)
+    return _vjp_log(draw.scores, draw.picks, heat, grad * values), _kept(draw, k, grad)
+
+
+def mask_values(
+    values: Tensor, logits: Tensor, sampling: Sampling, *, share: Tensor | None = None, fixed: Tensor | None = None
+) -> Tensor:
+    """A ⊙ values for one sampled mask A: exactly k of each row are kept, with straight-through gradients.
+
+    Parameters
+    ----------
+    values : Tensor, [rows, n]
+        Of the dtype of `logits`.
+    logits : Tensor, [rows, n]
+        Φ; float32 or float64.
+    sampling : Sampling
+    share : Tensor, scalar, optional
+        Gets the gradient of the loss with respect to a fractional k: that of the next pick's softmax.
+    fixed : Tensor, bool, [rows, 1], optional
+        Rows that draw no noise and whose Φ gets no gradient.
+
+    Returns
+    -------
+    Tensor, [rows, n]
+
+    Raises
+    ------
+    PruningError
+        k is more than n.
+
+    Notes
+    -----
+    Once differentiable. Kept for the backward: Φ + g [rows, n], the picks [rows, k], the values. arXiv 2105.12686.
+    """
+    _check_k(sampling.k, logits.shape[1])
+    return _Masked.apply(logits, values.contiguous(), share, sampling, fixed)
 
 
 def sample_mask(
@@ -162,44 +384,15 @@ def sample_mask(
     *,
     temperature: float,
     noise: float = 1.0,
-    generator: torch.Generator | None = None,
-    order: PickOrder = "score",
+    key: int = 0,
+    relaxation: Relaxation = "score_order",
 ) -> Tensor:
-    """One sampled mask: exactly k ones in each row, the gradient of the relaxed mask (straight-through).
-
-    Parameters
-    ----------
-    logits : Tensor, [rows, n]
-        Φ; float32 or float64.
-    k : int, 1 <= k <= n
-    temperature : float
-        τ > 0 of the relaxed backward; the forward mask does not depend on it.
-    noise : float
-        Scale c >= 0 of the Gumbel noise.
-    generator : torch.Generator, optional
-        On the device of `logits`.
-    order : "score" or "index"
-        In which order the picks are taken out of the softmax. "index" reproduces the authors' released code.
-
-    Returns
-    -------
-    Tensor, [rows, n], dtype of `logits`, values 0 and 1
+    """One sampled mask [rows, n] of zeros and ones: exactly k ones in each row, the gradient of the relaxed mask.
 
     Raises
     ------
     PruningError
-        k is not in 1..n, the temperature is not positive, the noise is negative, or the order is not known.
-
-    Notes
-    -----
-    Once differentiable. Saved for the backward: Φ + g [rows, n] and the picks [rows, k]. Source: arXiv 2105.12686.
+        k is not in 1..n, or see `Sampling`.
     """
-    if not temperature > 0.0 or not noise >= 0.0:
-        raise PruningError(f"temperature = {temperature}, noise = {noise}; use temperature > 0 and noise >= 0")
-    if order not in ("score", "index"):
-        raise PruningError(f'order = "{order}" is not known; use "score" or "index"')
-    perturbed = perturb(logits, noise, generator)
-    picks = top_k(perturbed, k)
-    if order == "index":
-        picks = picks.sort(dim=1).values
-    return _StraightThrough.apply(logits, perturbed, picks, temperature, order)
+    sampling = Sampling(k, temperature, noise, relaxation, key)
+    return mask_values(torch.ones_like(logits, requires_grad=False), logits, sampling)

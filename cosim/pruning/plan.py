@@ -2,13 +2,15 @@
 
 A plan is a versioned JSON file. For each named layer it says how many filters stay (physical removal), which
 k-of-n mask lies on what remains, and how many bits a weight has. Removal comes first: `mask.n` refers to the layer
-after removal.
+after removal. Channels that no list of layers tells apart (a stream that spans the stages of a ResNet with padded
+shortcuts, the heads of an attention module) are named by their channel group under `groups`.
 """
 
 from __future__ import annotations
 
 import difflib
 import json
+import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -18,6 +20,7 @@ from cosim.errors import PruningError
 
 PLAN_VERSION: Literal[1] = 1
 Positive = Annotated[int, Field(ge=1)]
+_NUMBERS = re.compile(r"\[\n\s*(\d+(?:,\n\s*\d+)*)\n\s*\]")  # JSON texts hold no line breaks: this is a list
 MaskGranularity = Literal["weight", "kernel"]
 
 
@@ -81,12 +84,19 @@ class PruningPlan(_Frozen):
     network: str
     """Name of the network in the zoo, or `module:function`."""
     layers: dict[str, LayerPlan] = Field(default_factory=dict)
+    groups: dict[str, FilterPlan] = Field(default_factory=dict)
+    """Name of a channel group -> how many of its channels stay; for groups that `layers` cannot name."""
 
     def __getitem__(self, layer: str) -> LayerPlan:
         return self.layers.get(layer, LayerPlan())
 
     def to_json(self) -> str:
-        return json.dumps(self.model_dump(exclude_none=True), indent=1) + "\n"
+        """The plan file: one field a line, the indices of `keep` in one line."""
+        data = self.model_dump(exclude_none=True)
+        if not self.groups:
+            del data["groups"]
+        text = json.dumps(data, indent=1)
+        return _NUMBERS.sub(lambda found: f"[{', '.join(found[1].split())}]".replace(",,", ","), text) + "\n"
 
 
 def load_plan(path: Path | str) -> PruningPlan:

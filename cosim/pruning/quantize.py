@@ -4,21 +4,27 @@ b bits, 2 <= b: s = (2^(b-1) - 1/2) / max|W|, levels round(s·W) in -(2^(b-1) - 
 s = 127.5 / max|A ⊙ W| of arXiv 2105.12686; the half makes the outermost of the 2^b - 1 bins as wide as the others.
 1 bit: levels sign(W), one magnitude for all: the mean |W| of the non-zero weights (Rastegari et al. 2016,
 arXiv 1603.05279, per tensor instead of per filter). Zeros stay zero: they are the masked weights, which are not stored.
+
+The scheme `ternary` (2 bits) is that of Li, Zhang, Liu 2016, arXiv 1605.04711, section 2.2: levels -1, 0, 1 by the
+threshold 0.7 · mean |W|, with the mean |W| of what passes it as their magnitude; means are over the non-zero weights.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from cosim.errors import PruningError
+from cosim.pruning.baking import bake
 from cosim.pruning.dpp import KofNMask
 
 MAX_BITS = 32
+Scheme = Literal["uniform", "ternary"]
+_TERNARY_THRESHOLD = 0.7
 _IDENTITY_ABOVE_BITS = 24
 """float32 has 24 significant bits: finer levels are the float itself."""
 
@@ -27,6 +33,14 @@ def check_bits(bits: int, layer: str = "weight") -> None:
     """Raise PruningError unless 1 <= bits <= 32."""
     if not 1 <= bits <= MAX_BITS:
         raise PruningError(f"{layer}: weight_bits = {bits}; use 1 (sign) to {MAX_BITS} (not quantized)")
+
+
+def check_scheme(scheme: str, bits: int, layer: str = "weight") -> None:
+    """Raise PruningError unless the scheme is known and fits the bits."""
+    if scheme not in get_args(Scheme):
+        raise PruningError(f'{layer}: scheme = "{scheme}" is not known; use one of {", ".join(get_args(Scheme))}')
+    if scheme == "ternary" and bits != 2:
+        raise PruningError(f"{layer}: ternary weights have 2 bits, not {bits}; use weight_bits = 2")
 
 
 def level_count(bits: int) -> int:
@@ -53,13 +67,32 @@ def _levels(weight: Tensor, scale: Tensor, bits: int) -> Tensor:
     return (weight * scale).round_().clamp_(-top, top)
 
 
-def quantize_tensor(weight: Tensor, bits: int) -> tuple[Tensor, float]:
+def _ternary(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """(levels, scale) of the ternary scheme."""
+    magnitude = weight.abs()
+    threshold = _TERNARY_THRESHOLD * magnitude.sum() / magnitude.count_nonzero().clamp_min(1)
+    passing = (magnitude > threshold) & (magnitude > 0)
+    size = (magnitude * passing).sum() / passing.sum().clamp_min(1)
+    scale = torch.where(size > 0, 1.0 / size, torch.ones_like(size))
+    return weight.sign() * passing, scale
+
+
+def _quantized(weight: Tensor, bits: int, scheme: Scheme) -> tuple[Tensor, Tensor]:
+    """(levels as floats, scale)."""
+    if scheme == "ternary":
+        return _ternary(weight)
+    scale = _scale(weight, bits)
+    return _levels(weight, scale, bits), scale
+
+
+def quantize_tensor(weight: Tensor, bits: int, scheme: Scheme = "uniform") -> tuple[Tensor, float]:
     """Integer levels and scale of a weight.
 
     Parameters
     ----------
     weight : Tensor, floating point, any shape
     bits : int, 1..32
+    scheme : "uniform" or "ternary" (2 bits)
 
     Returns
     -------
@@ -70,48 +103,51 @@ def quantize_tensor(weight: Tensor, bits: int) -> tuple[Tensor, float]:
     Raises
     ------
     PruningError
-        bits is not in 1..32, or the weight is empty or not finite.
+        bits is not in 1..32 or does not fit the scheme, or the weight is empty or not finite.
     """
     check_bits(bits)
+    check_scheme(scheme, bits)
     if weight.numel() == 0 or not bool(weight.isfinite().all()):
         raise PruningError(f"a weight of shape {tuple(weight.shape)} is empty or not finite; quantize a trained weight")
     exact = weight.detach().double()
-    scale = _scale(exact, bits)
-    return _levels(exact, scale, bits).to(torch.int64), float(scale)
+    levels, scale = _quantized(exact, bits, scheme)
+    return levels.to(torch.int64), float(scale)
 
 
 class _FakeQuantize(torch.autograd.Function):
     """Forward levels / scale, backward identity."""
 
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, bits: int) -> Tensor:
-        scale = _scale(weight, bits)
-        return _levels(weight, scale, bits) / scale
+    def forward(ctx: Any, weight: Tensor, bits: int, scheme: Scheme) -> Tensor:
+        levels, scale = _quantized(weight, bits, scheme)
+        return levels / scale
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        return grads[0], None
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        return grads[0], None, None
 
 
-def fake_quantize(weight: Tensor, bits: int) -> Tensor:
+def fake_quantize(weight: Tensor, bits: int, scheme: Scheme = "uniform") -> Tensor:
     """The weight rounded to its levels, gradient 1 everywhere; above 24 bits the weight itself."""
     check_bits(bits)
-    return weight if bits > _IDENTITY_ABOVE_BITS else _FakeQuantize.apply(weight, bits)
+    check_scheme(scheme, bits)
+    return weight if bits > _IDENTITY_ABOVE_BITS else _FakeQuantize.apply(weight, bits, scheme)
 
 
 class Quantizer(nn.Module):
     """Parametrization of a weight: W -> W on the levels of `bits` bits (training and evaluation alike)."""
 
-    def __init__(self, bits: int, layer: str = "weight") -> None:
+    def __init__(self, bits: int, layer: str = "weight", scheme: Scheme = "uniform") -> None:
         super().__init__()
         check_bits(bits, layer)
-        self.bits = bits
+        check_scheme(scheme, bits, layer)
+        self.bits, self.scheme = bits, scheme
 
     def forward(self, weight: Tensor) -> Tensor:
-        return fake_quantize(weight, self.bits)
+        return fake_quantize(weight, self.bits, self.scheme)
 
     def extra_repr(self) -> str:
-        return f"bits={self.bits}"
+        return f"bits={self.bits}, scheme={self.scheme}"
 
 
 def _parametrizations(module: nn.Module) -> list[nn.Module]:
@@ -121,7 +157,9 @@ def _parametrizations(module: nn.Module) -> list[nn.Module]:
     return list(module.parametrizations["weight"])  # type: ignore[index]
 
 
-def attach_quantizers(model: nn.Module, bits: Mapping[str, int]) -> dict[str, Quantizer]:
+def attach_quantizers(
+    model: nn.Module, bits: Mapping[str, int], *, schemes: Mapping[str, Scheme] | None = None
+) -> dict[str, Quantizer]:
     """Put a Quantizer on the weight of each named layer, in place, on top of a mask if there is one.
 
     Parameters
@@ -129,6 +167,8 @@ def attach_quantizers(model: nn.Module, bits: Mapping[str, int]) -> dict[str, Qu
     model : nn.Module
     bits : mapping of layer name to bits, 1..32
         Layers above 24 bits get none: their weight stays as it is.
+    schemes : mapping of layer name to "uniform" or "ternary", optional
+        "uniform" where it names none.
 
     Returns
     -------
@@ -140,14 +180,19 @@ def attach_quantizers(model: nn.Module, bits: Mapping[str, int]) -> dict[str, Qu
         A layer is missing, no Conv2d or Linear, or already quantized; or bits is not in 1..32. Nothing has been
         attached then.
     """
-    layers = dict(model.named_modules())
+    layers, chosen = dict(model.named_modules()), schemes or {}
     for name, count in bits.items():
         check_bits(count, name)
+        check_scheme(chosen.get(name, "uniform"), count, name)
         if not isinstance(layers.get(name), nn.Conv2d | nn.Linear):
             raise PruningError(f"{name}: weight_bits: no Conv2d or Linear layer of that name; name one of the network")
         if any(isinstance(part, Quantizer) for part in _parametrizations(layers[name])):
             raise PruningError(f"{name}: the weight is already quantized; freeze it first, then attach again")
-    attached = {name: Quantizer(count, name) for name, count in bits.items() if count <= _IDENTITY_ABOVE_BITS}
+    attached = {
+        name: Quantizer(count, name, chosen.get(name, "uniform"))
+        for name, count in bits.items()
+        if count <= _IDENTITY_ABOVE_BITS
+    }
     for name, quantizer in attached.items():
         parametrize.register_parametrization(layers[name], "weight", quantizer, unsafe=True)  # shape and dtype stay
     return attached
@@ -175,5 +220,5 @@ def freeze_quantizers(model: nn.Module) -> dict[str, int]:
             found[name] = quantizers[0].bits
     layers = dict(model.named_modules())
     for name in found:
-        parametrize.remove_parametrizations(layers[name], "weight", leave_parametrized=True)
+        bake(layers[name], "weight")
     return found

@@ -8,7 +8,14 @@ from torch import Tensor, nn
 
 from cosim.errors import PruningError
 from cosim.networks import build_network, network_input_shape
-from cosim.pruning.apply import attach_plan, choose_filters, filter_plans, removable_groups, remove_filters
+from cosim.pruning.apply import (
+    attach_plan,
+    choose_filters,
+    filter_plans,
+    plan_of_groups,
+    removable_groups,
+    remove_filters,
+)
 from cosim.pruning.coupling import ChannelGroup, trace_channel_groups
 from cosim.pruning.dpp import find_masks
 from cosim.pruning.plan import FilterPlan, LayerPlan, MaskPlan, PruningPlan
@@ -30,7 +37,7 @@ def example() -> Tensor:
 
 @pytest.fixture(scope="module")
 def groups(network: nn.Module, example: Tensor) -> Groups:
-    return trace_channel_groups(network, example)
+    return tuple(trace_channel_groups(network, example))
 
 
 def plan_of(**layers: LayerPlan) -> PruningPlan:
@@ -127,8 +134,45 @@ def test_filters_that_belong_to_several_groups_cannot_be_named() -> None:
     assert "layer2.0.conv1" in names
     assert "conv1" not in names
     plan = PruningPlan(network="resnet20_cifar", layers={"conv1": HALF})
-    with pytest.raises(PruningError, match="several channel groups"):
+    with pytest.raises(PruningError, match=r"several channel groups; name these under groups instead: conv1, layer2"):
         remove_filters(model, example, plan, groups)
+
+
+def test_streams_that_span_stages_are_named_by_group() -> None:
+    model, example = build_network("resnet20_cifar"), torch.zeros(1, *network_input_shape("resnet20_cifar"))
+    groups = trace_channel_groups(model, example)
+    plan = plan_of_groups("resnet20_cifar", groups, {"conv1": 4, "layer2.0.conv2": 8, "layer3.0.conv2": 16})
+    assert plan.layers == {}
+    chosen = choose_filters(plan, groups, scores_of(groups) | _scores_of_layers(model))
+    pruned = remove_filters(model, example, chosen, groups)
+    widths = [pruned.get_submodule(name).weight.shape[0] for name in ("conv1", "layer2.1.conv2", "layer3.1.conv2")]
+    assert widths == [4, 4 + 8, 4 + 8 + 16]
+    assert pruned(torch.randn(3, 3, 32, 32)).shape == (3, 10)
+
+
+def _scores_of_layers(model: nn.Module) -> dict[str, Tensor]:
+    return {n: m.weight.detach().flatten(1).norm(dim=1) for n, m in model.named_modules() if isinstance(m, nn.Conv2d)}
+
+
+def test_heads_are_ranked_by_the_mean_of_their_rows() -> None:
+    model, example = build_network("gpt_small").eval(), torch.zeros(1, 16, dtype=torch.int64)
+    groups = trace_channel_groups(model, example)
+    scores = {name: torch.rand(m.weight.shape[0]) for name, m in model.named_modules() if isinstance(m, nn.Linear)}
+    rows = scores["h.0.attn.c_attn"].view(3, 4, 32)
+    rows[:, 2] += 1.0
+    rows[:, 0] += 2.0
+    chosen = choose_filters(plan_of_groups("gpt_small", groups, {"h.0.attn.c_attn": 2}), groups, scores)
+    filters = chosen["h.0.attn.c_attn"].filters
+    assert filters is not None
+    assert filters.keep == (0, 2)
+    pruned = remove_filters(model, example, chosen, groups)
+    assert pruned.get_submodule("h.0.attn.c_attn").weight.shape == (3 * 2 * 32, 128)
+
+
+def test_an_unknown_group_is_named_with_the_nearest(network: nn.Module, example: Tensor, groups: Groups) -> None:
+    plan = PruningPlan(network="x", groups={"conv": FilterPlan(k=1, n=16)})
+    with pytest.raises(PruningError, match=r"groups\.conv: the network has no such channel group; nearest: 'conv1'"):
+        remove_filters(network, example, plan, groups)
 
 
 def test_every_removable_group_of_the_cifar_networks_can_lose_filters() -> None:

@@ -65,7 +65,7 @@ STUDIES: dict[str, dict[str, Any]] = {
     "s_vary": {"hardware__vary": {"pe_array.rows": []}},
     "s_accelerator": {"hardware__base": "edge"},
     "s_network": {"network": "resnet"},
-    "s_dataset": {"dataset": "mnist"},
+    "s_dataset": {"dataset": "digit"},
     "s_sampler": {"search__sampler": "cmaes"},
     "s_criterion": {"plan__criterion": "l3"},
     "s_area": {"limits__area_mm2": 1e-3},
@@ -94,7 +94,7 @@ BAD: dict[str, tuple[tuple[str, ...], str]] = {
     "study: empty vary": (("search", "s_vary.yaml"), "pe_array.rows: give at least one value"),
     "study: accelerator": (("search", "s_accelerator.yaml"), "hardware.base: accelerator 'edge' is not in the library"),
     "study: network": (("search", "s_network.yaml"), "s_network.yaml: network: network 'resnet' is unknown"),
-    "study: data set": (("search", "s_dataset.yaml"), "s_dataset.yaml: dataset: data set 'mnist' is unknown"),
+    "study: data set": (("search", "s_dataset.yaml"), "s_dataset.yaml: dataset: data set 'digit' is unknown"),
     "study: sampler": (("search", "s_sampler.yaml"), "search.sampler"),
     "study: criterion": (("search", "s_criterion.yaml"), "plan.criterion"),
     "study: area": (("search", "s_area.yaml"), "s_area.yaml: limits.area_mm2: 0.001 mm2 is less than"),
@@ -119,7 +119,15 @@ BAD: dict[str, tuple[tuple[str, ...], str]] = {
     "topology: row": (("simulate", "-a", "edge_os_16x16", "-w", "row.csv"), "row.csv:2"),
     "workload: binary": (("simulate", "-a", "edge_os_16x16", "-w", "binary.json"), "binary.json: is no JSON"),
     "workload: text": (("simulate", "-a", "edge_os_16x16", "-w", "text.json"), "text.json: is no JSON"),
-    "workload: onnx": (("simulate", "-a", "edge_os_16x16", "-w", "net.onnx"), "ONNX"),
+    "workload: onnx": (("simulate", "-a", "edge_os_16x16", "-w", "net.onnx"), "net.onnx: cannot be read"),
+    "simulate: no accelerator": (("simulate", "-w", "digits_resnet"), "-a NAME"),
+    "simulate: two accelerators": ((*SIMULATE, "--scalesim-config", "no.cfg"), "--scalesim-config"),
+    "simulate: objective": (
+        (*SIMULATE, "--objective", "power"),
+        "objective 'power': choose one of energy, latency, edp",
+    ),
+    "simulate: mode": ((*SIMULATE, "--mode", "fast"), "mode 'fast': choose one of detailed, ideal"),
+    "plan: no budget": (("plan", "-n", "digits_resnet", "-a", "edge_os_16x16"), "--latency-ms"),
     "plan for a file": (("simulate", "-a", "edge_os_16x16", "-w", "topology.csv", "--plan", "p_dense.json"), "--plan"),
     "plan: missing": ((*SIMULATE, "--plan", "no.json"), "no.json: cannot be read"),
     "plan: binary": ((*SIMULATE, "--plan", "binary"), "binary: is no text"),
@@ -249,7 +257,8 @@ def test_simulate_writes_what_it_shows(place: Path) -> None:
     assert ended.code == 0
     found = json.loads((place / "out.json").read_text())
     assert set(found["total"]) == {
-        *("latency_cycles", "latency_ms", "energy_pj", "dram_bytes", "macs", "utilization", "area_mm2")
+        *("latency_cycles", "latency_ms", "energy_pj", "dram_bytes", "macs", "utilization", "area_mm2"),
+        "peak_activation_bytes",
     }
     assert f"{found['total']['latency_cycles']:,} cycles" in ended.out
     assert all(layer["name"] in ended.out for layer in found["layers"])

@@ -48,6 +48,15 @@ def test_a_plan_file_is_read_as_written(tmp_path: Path) -> None:
     assert load_plan(path) == plan
 
 
+def test_the_channels_that_stay_are_one_line_of_the_file() -> None:
+    filters = FilterPlan(k=3, n=4, keep=(0, 2, 3))
+    text = PruningPlan(network="[\n1]", layers={"conv1": LayerPlan(filters=filters)}).to_json()
+    assert '    "keep": [0, 2, 3]\n' in text
+    assert "groups" not in text
+    named = PruningPlan(network="x", groups={"conv1": filters})
+    assert PruningPlan.model_validate_json(named.to_json()) == named
+
+
 def test_a_layer_that_is_not_named_is_dense_at_8_bits() -> None:
     assert PruningPlan(network="x")["conv1"] == LayerPlan(filters=None, mask=None, weight_bits=8)
 

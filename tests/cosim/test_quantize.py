@@ -9,6 +9,11 @@ from hypothesis import strategies as st
 from torch import nn
 
 from cosim.errors import PruningError
+from cosim.pruning.activation_bits import (
+    ActivationQuantizer,
+    attach_activation_quantizers,
+    detach_activation_quantizers,
+)
 from cosim.pruning.dpp import attach_masks, freeze_masks
 from cosim.pruning.plan import MaskPlan
 from cosim.pruning.quantize import (
@@ -163,3 +168,86 @@ def test_a_second_quantizer_and_a_weight_that_is_not_finite_are_refused() -> Non
     for weight in (torch.tensor([1.0, float("nan")]), torch.zeros(0)):
         with pytest.raises(PruningError, match="empty or not finite"):
             quantize_tensor(weight, 8)
+
+
+def test_ternary_levels_are_those_of_the_paper() -> None:
+    weight = torch.tensor([0.0, 0.1, -1.0, 2.0, -0.9])  # mean of what is not masked: 1.0, threshold 0.7
+    levels, scale = quantize_tensor(weight, 2, "ternary")
+    assert levels.tolist() == [0, 0, -1, 1, -1]
+    assert scale == pytest.approx(1.0 / 1.3)
+    assert fake_quantize(weight, 2, "ternary").tolist() == pytest.approx([0.0, 0.0, -1.3, 1.3, -1.3])
+    assert quantize_tensor(torch.zeros(3), 2, "ternary")[0].tolist() == [0, 0, 0]
+
+
+def test_a_masked_ternary_layer_trains_and_freezes_to_three_values() -> None:
+    model = nn.Sequential(nn.Linear(9, 4))
+    attach_masks(model, {"0": PLAN})
+    attach_quantizers(model, {"0": 2}, schemes={"0": "ternary"})
+    model(torch.randn(5, 9)).sum().backward()
+    assert float(model[0].parametrizations.weight.original.grad.abs().sum()) > 0
+    freeze_masks(model)
+    assert len(model[0].weight.unique()) <= 3
+
+
+@pytest.mark.parametrize(
+    ("bits", "scheme", "message"), [(8, "ternary", "ternary weights have 2 bits, not 8"), (2, "log", 'scheme = "log"')]
+)
+def test_a_scheme_that_does_not_fit_is_refused(bits: int, scheme: str, message: str) -> None:
+    model = nn.Sequential(nn.Linear(9, 4))
+    with pytest.raises(PruningError, match=f"0: {message}"):
+        attach_quantizers(model, {"0": bits}, schemes={"0": scheme})  # type: ignore[dict-item]
+    assert isinstance(model[0].weight, nn.Parameter)
+
+
+# ---------------------------------------------------------------- activations
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize("signed", [True, False])
+def test_inputs_are_rounded_to_the_levels_of_their_range(bits: int, signed: bool) -> None:
+    quantizer = ActivationQuantizer(bits)
+    x = torch.linspace(-2.0 if signed else 0.0, 2.0, 4001)
+    quantizer.train()(x)
+    out = quantizer.eval()(x)
+    steps = 2 ** (bits - 1) - 1 if signed else 2**bits - 1
+    assert len(out.unique()) == (2 * steps + 1 if signed else steps + 1)
+    assert float((out - x).abs().max()) <= 1.0 / steps * (1 + 1e-5)
+
+
+def test_the_gradient_of_an_input_passes_inside_the_range_only() -> None:
+    quantizer = ActivationQuantizer(8).train()
+    quantizer(torch.tensor([-1.0, 1.0]))
+    x = torch.tensor([-3.0, -0.5, 0.5, 3.0], requires_grad=True)
+    quantizer.eval()(x).sum().backward()
+    assert x.grad is not None
+    assert x.grad.tolist() == [0.0, 1.0, 1.0, 0.0]
+
+
+def test_activation_quantizers_are_saved_with_the_network_and_leave_no_trace() -> None:
+    torch.manual_seed(0)
+    model, images = (
+        nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(18, 2)),
+        torch.randn(4, 1, 5, 5),
+    )
+    plain = model(images)
+    attach_activation_quantizers(model, ["0", "3"])
+    quantized = model(images)
+    assert not torch.equal(quantized, plain)
+    torch.testing.assert_close(quantized, plain, rtol=0.0, atol=0.05)
+    twin = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(18, 2))
+    attach_activation_quantizers(twin, ["0", "3"])
+    twin.load_state_dict(model.state_dict())
+    assert torch.equal(twin.eval()(images), model.eval()(images))
+    detach_activation_quantizers(model)
+    assert torch.equal(model(images), plain)
+    assert sorted(model.state_dict()) == ["0.bias", "0.weight", "3.bias", "3.weight"]
+
+
+def test_activation_quantizers_that_do_not_fit_are_refused() -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
+    for layers, bits, message in ((["1"], 8, "1: activation_bits: no Conv2d"), (["0"], 1, "0: activation_bits = 1")):
+        with pytest.raises(PruningError, match=message):
+            attach_activation_quantizers(model, layers, bits)
+    attach_activation_quantizers(model, ["0"])
+    with pytest.raises(PruningError, match="0: its inputs are quantized already"):
+        attach_activation_quantizers(model, ["0"])

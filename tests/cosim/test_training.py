@@ -1,4 +1,3 @@
-import copy
 import math
 
 import pytest
@@ -6,10 +5,10 @@ import torch
 import torch.nn.functional as F  # noqa: N812  the usual name
 from torch import nn
 
-from cosim.data import Split, load_digits
-from cosim.errors import TrainingError
+from cosim.data import Augmentation, Loader, Normalization, Split, load_digits
+from cosim.errors import ConfigError, TrainingError
 from cosim.networks import build_network
-from cosim.training import Recipe, evaluate, fit, predict, recalibrate_batchnorm
+from cosim.training import FitOptions, Recipe, evaluate, fit, predict
 
 
 @pytest.fixture(autouse=True)
@@ -156,7 +155,13 @@ def test_frozen_parameters_stay(small):
 def test_distillation_follows_the_teacher_instead_of_the_labels(small):
     wrong = F.one_hot((small.labels + 1) % 10, 10).float() * 20
     network = _network()
-    fit(network, small, Recipe(epochs=16, batch_size=32, lr=0.05, distill_weight=1.0), seed=0, teacher_logits=wrong)
+    fit(
+        network,
+        small,
+        Recipe(epochs=16, batch_size=32, lr=0.05, distill_weight=1.0),
+        seed=0,
+        options=FitOptions(teacher=wrong),
+    )
     taught = Split(small.images, wrong.argmax(1))
     assert evaluate(network, taught) > 0.8
     assert evaluate(network, small) < 0.2
@@ -164,7 +169,7 @@ def test_distillation_follows_the_teacher_instead_of_the_labels(small):
 
 def test_teacher_logits_of_another_split_are_refused(small):
     with pytest.raises(TrainingError, match="5 teacher logits for 130 images"):
-        fit(_network(), small, Recipe(epochs=1), seed=0, teacher_logits=torch.zeros(5, 10))
+        fit(_network(), small, Recipe(epochs=1), seed=0, options=FitOptions(teacher=torch.zeros(5, 10)))
 
 
 def test_a_last_batch_of_one_image_joins_its_neighbour(digits):
@@ -191,80 +196,132 @@ def test_empty_splits_are_refused(judge, small):
 @pytest.mark.parametrize(
     ("field", "value"),
     [("epochs", -1), ("batch_size", 0), ("lr", 0.0), ("optimizer", "lbfgs"), ("momentum", 1.0), ("schedule", "steps"),
-     ("weight_decay", -1.0), ("distill_weight", 2.0), ("distill_temperature", 0.0)],
+     ("weight_decay", -1.0), ("distill_weight", 2.0), ("distill_temperature", 0.0), ("crop_padding", -1)],
 )  # fmt: skip
 def test_recipe_refuses_values_out_of_range(field, value):
     with pytest.raises(TrainingError, match=f"recipe: {field} is"):
         Recipe(**{"epochs": 1, field: value})
 
 
-def test_evaluate_equals_a_plain_loop_and_keeps_the_mode(small):
-    network = _network().train()
-    network.bn1.eval()
-    accuracy = evaluate(network, small, batch_size=37)
-    assert network.training
-    assert not network.bn1.training
-    network.eval()
-    hits = sum(int(network(small.images[i : i + 1]).argmax()) == int(small.labels[i]) for i in range(len(small)))
-    assert accuracy == hits / len(small)
+def test_a_teacher_network_teaches_what_its_logits_teach(small):
+    teacher = _network(1)
+    fit(teacher, small, Recipe(epochs=2), seed=1)
+    by_network = _trained(small, 0, options=FitOptions(teacher=teacher))
+    by_logits = _trained(small, 0, options=FitOptions(teacher=predict(teacher, small)))
+    assert torch.equal(by_network, by_logits)
+    assert not torch.equal(by_network, _trained(small, 0))
 
 
-def test_predict_does_not_change_the_model_and_its_logits_can_be_trained_on(small):
-    network = _network()
-    before = _flat(network)
-    logits = predict(network, small, batch_size=50)
-    assert torch.equal(before, _flat(network))
-    assert logits.shape == (130, 10)
-    fit(_network(1), small, Recipe(epochs=1), seed=0, teacher_logits=logits)
-
-
-def test_recalibration_gives_the_exact_statistics_of_the_data(small):
-    network = _network().eval()
-    fit(network, small, Recipe(epochs=1), seed=0)
-    weights = [p.clone() for p in network.parameters()]
-    recalibrate_batchnorm(network, small)
-    stem = network.conv1(small.images).detach().double()
-    assert torch.allclose(network.bn1.running_mean.double(), stem.mean((0, 2, 3)), atol=1e-5)
-    assert torch.allclose(network.bn1.running_var.double(), stem.var((0, 2, 3)), rtol=1e-4)
-    inner = network.stages[0].conv1(F.relu(network.bn1(network.conv1(small.images)))).detach().double()
-    assert torch.allclose(network.stages[0].bn1.running_mean.double(), inner.mean((0, 2, 3)), atol=1e-4)
-    assert all(torch.equal(a, b) for a, b in zip(weights, network.parameters(), strict=True))
-
-
-def test_recalibration_averages_batches_and_restores_mode_and_momentum(small):
-    network = _network().train()
-    recalibrate_batchnorm(network, small, batch_size=65)
+def test_a_teacher_sees_the_augmented_images_and_stays_as_it_is(small):
+    teacher = _network(1).train()
+    before = _flat(teacher)
+    seen = []
+    teacher.register_forward_hook(lambda module, args, output: seen.append((args[0].clone(), module.training)))
+    recipe = Recipe(epochs=1, batch_size=65, crop_padding=1)
+    fit(_network(), small, recipe, seed=0, options=FitOptions(teacher=teacher))
     order = torch.randperm(130, generator=torch.Generator().manual_seed(0))
-    stem = network.conv1(small.images[order]).detach()
-    variance = (stem[:65].var((0, 2, 3)) + stem[65:].var((0, 2, 3))) / 2
-    assert torch.allclose(network.bn1.running_var, variance, rtol=1e-4)
-    assert network.bn1.momentum == 0.1
-    assert network.bn1.training
+    expected = [
+        batch.images for batch in Loader(small, 65, seed=0, augmentation=Augmentation(1, False)).epoch(0, order)
+    ]
+    assert [training for _, training in seen] == [False, False]
+    assert all(torch.equal(images, other) for (images, _), other in zip(seen, expected, strict=True))
+    assert torch.equal(before, _flat(teacher))
+    assert teacher.training
 
 
-def test_recalibration_draws_its_images_by_the_seed(small):
-    means = []
-    for seed in (0, 0, 1):
-        network = _network()
-        recalibrate_batchnorm(network, small, images=20, seed=seed)
-        means.append(network.bn1.running_mean.clone())
-    assert torch.equal(means[0], means[1])
-    assert not torch.equal(means[0], means[2])
+def test_logits_of_a_teacher_are_refused_for_augmented_images(small):
+    options = FitOptions(teacher=torch.zeros(130, 10))
+    with pytest.raises(TrainingError, match="do not fit augmented images; give the teacher itself"):
+        fit(_network(), small, Recipe(epochs=1, crop_padding=1), seed=0, options=options)
 
 
-def test_recalibration_of_one_image_is_refused(small):
-    with pytest.raises(TrainingError, match="at least 2 images"):
-        recalibrate_batchnorm(_network(), small, images=1)
+class _StopError(Exception):
+    pass
 
 
-def test_recalibration_rescues_a_network_with_stale_statistics(digits):
-    network = _network()
-    recipe = Recipe(epochs=4, lr=3e-3, optimizer="adam")
-    fit(network, digits.train, recipe, seed=0)
-    stale = copy.deepcopy(network)
-    for module in stale.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.running_mean.add_(3.0)
-    broken = evaluate(stale, digits.validation)
-    recalibrate_batchnorm(stale, digits.train)
-    assert evaluate(stale, digits.validation) > max(broken + 0.2, evaluate(network, digits.validation) - 0.03)
+def _stop_after(epoch):
+    def on_epoch(number, loss):
+        if number == epoch:
+            raise _StopError
+
+    return on_epoch
+
+
+def _with_dropout():
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Dropout(0.3), nn.Linear(288, 10)]
+    return nn.Sequential(*layers)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_an_interrupted_training_ends_with_the_bits_of_an_uninterrupted_one(small, tmp_path, optimizer):
+    recipe = Recipe(epochs=4, batch_size=32, lr=0.01, optimizer=optimizer, crop_padding=1, flip=True)
+    whole = _with_dropout()
+    losses = fit(whole, small, recipe, seed=7)
+    path = tmp_path / "run" / "checkpoint.pt"
+    with pytest.raises(_StopError):
+        fit(_with_dropout(), small, recipe, seed=7, options=FitOptions(checkpoint=path, on_epoch=_stop_after(2)))
+    resumed = _with_dropout()
+    for parameter in resumed.parameters():
+        nn.init.zeros_(parameter)  # everything comes from the file
+    assert fit(resumed, small, recipe, seed=7, options=FitOptions(checkpoint=path)) == losses
+    assert torch.equal(_flat(resumed), _flat(whole))
+    assert [entry.name for entry in path.parent.iterdir()] == [path.name]
+
+
+def test_a_finished_training_is_read_and_not_repeated(small, tmp_path):
+    options = FitOptions(checkpoint=tmp_path / "c.pt")
+    first, again, heard = _network(), _network(1), []
+    losses = fit(first, small, Recipe(epochs=2), seed=0, options=options)
+    assert fit(again, small, Recipe(epochs=2), seed=0, on_step=heard.append, options=options) == losses
+    assert torch.equal(_flat(first), _flat(again))
+    assert heard == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "seed", "message"),
+    [({"lr": 0.05}, 0, r"lr 0\.1, not 0\.05"), ({}, 1, "seed 0, not 1"), ({"epochs": 3}, 0, "epochs 2, not 3")],
+)
+def test_a_checkpoint_of_another_training_is_refused(small, tmp_path, changes, seed, message):
+    options = FitOptions(checkpoint=tmp_path / "c.pt")
+    fit(_network(), small, Recipe(epochs=2), seed=0, options=options)
+    with pytest.raises(ConfigError, match=message):
+        fit(_network(), small, Recipe(**{"epochs": 2, **changes}), seed=seed, options=options)
+
+
+def test_checkpoints_that_are_damaged_or_of_another_network_are_refused_by_name(small, tmp_path):
+    path = tmp_path / "c.pt"
+    fit(_network(), small, Recipe(epochs=1), seed=0, options=FitOptions(checkpoint=path))
+    with pytest.raises(ConfigError, match=r"c\.pt: is of another network"):
+        fit(_with_dropout(), small, Recipe(epochs=1), seed=0, options=FitOptions(checkpoint=path))
+    path.write_bytes(path.read_bytes()[:-500])
+    with pytest.raises(ConfigError, match=r"c\.pt: is damaged"):
+        fit(_network(), small, Recipe(epochs=1), seed=0, options=FitOptions(checkpoint=path))
+    torch.save({"weights": torch.zeros(1)}, path)
+    with pytest.raises(ConfigError, match=r"c\.pt: is no checkpoint"):
+        fit(_network(), small, Recipe(epochs=1), seed=0, options=FitOptions(checkpoint=path))
+
+
+def test_on_epoch_hears_number_and_loss(small):
+    heard = []
+    losses = fit(
+        _network(), small, Recipe(epochs=3), seed=0, options=FitOptions(on_epoch=lambda *args: heard.append(args))
+    )
+    assert heard == list(enumerate(losses, start=1))
+
+
+def test_pixels_train_as_the_same_images_scaled(small):
+    pixels = torch.randint(0, 256, (64, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    constants = Normalization((0.25,), (0.5,))
+    scaled = Split((pixels / 255 - 0.25) / 0.5, small.labels[:64])
+    ours = _trained(Split(pixels, small.labels[:64], constants), 0, Recipe(epochs=1, batch_size=64))
+    torch.testing.assert_close(ours, _trained(scaled, 0, Recipe(epochs=1, batch_size=64)), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_training_on_a_gpu_reaches_the_accuracy_of_a_dense_network(digits, tmp_path):
+    network = _network().cuda()
+    recipe = Recipe(epochs=6, lr=3e-3, optimizer="adam", schedule="warmup_cosine", crop_padding=1)
+    fit(network, digits.train, recipe, seed=0, options=FitOptions(checkpoint=tmp_path / "c.pt"))
+    assert evaluate(network, digits.validation) > 0.9

@@ -1,0 +1,75 @@
+"""One training for many k: a k is drawn per step, and the masks of all k are the nested top-k of one Φ.
+
+`AnyK(model, shares).on_step(…)` before each step; afterwards `at_share(model, share)` sets every mask to one density,
+for `evaluate`, for a look-up by a search, or for freezing. Batch normalisation must be recalibrated at each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from cosim.errors import PruningError
+from cosim.pruning.dpp import KofNMask, find_masks
+from cosim.pruning.dpp_schedules import MaskSchedule
+
+
+def k_at(mask: KofNMask, share: float) -> int:
+    """k of a mask at this share of n, at least 1.
+
+    Raises
+    ------
+    PruningError
+        The share is not in (0, 1].
+    """
+    if not 0.0 < share <= 1.0:
+        raise PruningError(f"share of n = {share}; use a number in (0, 1]")
+    return max(1, round(share * mask.plan.n))
+
+
+def at_share(model: nn.Module, share: float) -> None:
+    """Set k of every mask to this share of its n, and let masks that were fixed draw again."""
+    for mask in find_masks(model).values():
+        mask.set_k(k_at(mask, share))
+
+
+class AnyK:
+    """Draws the k of every step among some shares of n.
+
+    The smallest and the largest share take turns with random ones between (the sandwich rule of Yu and Huang 2019,
+    arXiv 1903.05134, section 3, spread over steps instead of done in one).
+
+    Parameters
+    ----------
+    shares : shares of n, in (0, 1]
+    seed : int
+    schedule : temperature, noise and finish; its `k_start` is not used
+    """
+
+    def __init__(self, shares: Sequence[float], *, seed: int = 0, schedule: MaskSchedule | None = None) -> None:
+        if not shares or not all(0.0 < share <= 1.0 for share in shares):
+            raise PruningError(f"shares of n = {list(shares)}; give one or more numbers in (0, 1]")
+        self.shares = sorted(shares)
+        self.schedule = schedule or MaskSchedule()
+        self._generator, self._step = torch.Generator().manual_seed(seed), 0
+
+    def next_share(self) -> float:
+        """The share of the next step."""
+        turn = self._step % 3
+        self._step += 1
+        if turn < 2:
+            return self.shares[0] if turn == 0 else self.shares[-1]
+        return self.shares[int(torch.randint(len(self.shares), (), generator=self._generator))]
+
+    def on_step(self, model: nn.Module, done: float) -> None:
+        """Before each step, with the share of the training that is done."""
+        share = self.next_share()
+        at_share(model, share)
+        self.schedule.apply(model, done)
+
+    @staticmethod
+    def masks(model: nn.Module, share: float) -> dict[str, Tensor]:
+        """Layer -> bool mask at this share of n; a smaller share keeps a part of what a larger one keeps."""
+        return {name: mask.mask(k_at(mask, share)) for name, mask in find_masks(model).items()}
