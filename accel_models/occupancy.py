@@ -19,7 +19,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from math import comb
 
 import numpy as np
 from numpy.typing import NDArray
@@ -265,10 +264,8 @@ class FixedKofN(Distribution):
         """P(`taken` units of tiles of `size` units hold nothing)."""
         out = np.ones(taken.shape)
         for units in {self.n, self.cols // self.unit % self.n or self.n}:
-            k = min(self.k, units)
-            table = np.array([comb(units - t, k) / comb(units, k) for t in range(units + 1)])
             which = size == units
-            out[which] = table[taken[which]]
+            out[which] = _empty_draws(units, min(self.k, units))[taken[which]]
         return out
 
 

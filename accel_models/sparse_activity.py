@@ -25,7 +25,7 @@ from accel_models.layers import Conv2d, Gemm
 from accel_models.sparse_accesses import Counts, LaneRun, count_accesses, inner_memory
 from accel_models.sparse_fields import Lanes
 from accel_models.sparse_lanes import LaneLayer, count_lanes, lay_out
-from accel_models.sparse_prices import selected_from
+from accel_models.sparse_prices import joined_width, selected_from
 from accel_models.sparse_report import SparseReport
 from accel_models.sparse_storage import Stored, formats_of, store_activations, store_matrix
 from accel_models.sparse_traffic import Blocks, Plan, Room, plans
@@ -244,10 +244,12 @@ def _resident(run: LaneRun, plan: Plan) -> int:
 
 def _operations(run: LaneRun) -> dict[str, int]:
     counts, array, machine = run.report.used, run.laid.array, run.accelerator
-    found = {"intersection": round(counts.intersections)}
+    found = {}
+    if joined_width(array) > 1:
+        found["intersection"] = round(counts.intersections)
     if selected_from(array) > 1:
         found["select_bit"] = (run.macs.done + run.macs.gated) * run.layer.bits.input
-    if array.accumulator_banks:
+    if array.accumulator_banks > 1:
         found["scatter_bit"] = round(counts.output_updates) * machine.pe_array.psum_bits
     return found
 

@@ -19,12 +19,15 @@ def selected_from(array: SparseArray) -> int:
 
 
 def joined_width(array: SparseArray) -> int:
-    """Indices that an intersection looks at together; 1: no intersections."""
-    return (array.segment if array.segment > 1 else CHUNK) if array.skip == "both" else 1
+    """Indices that an intersection looks at together; 1: no intersections (planar lanes multiply all pairs)."""
+    if array.skip != "both" or array.accumulator_banks:
+        return 1
+    return array.segment if array.segment > 1 else CHUNK
 
 
 def lane_prices(array: SparseArray, tech: Mapping[str, Price]) -> dict[str, Price]:
-    """Entries `select_bit`, `scatter_bit` (an input, a product bit on its way) and `intersection` (an index of it)."""
+    """Entries `select_bit`, `scatter_bit` (an input, a product bit on its way) and `intersection` (an index of it), of
+    those that the array has."""
     toggle = tech["mux2_toggle"]
 
     def tree(choices: int, what: str, unit: str) -> Price:
@@ -33,11 +36,12 @@ def lane_prices(array: SparseArray, tech: Mapping[str, Price]) -> dict[str, Pric
         return Price(toggle.value * levels, unit, source)
 
     chosen, banks, width = selected_from(array), array.accumulator_banks or 1, joined_width(array)
-    return {
-        "select_bit": tree(chosen, f"one of {chosen} inputs", "pJ/bit"),
-        "scatter_bit": tree(banks, f"one of {banks} accumulator banks", "pJ/bit"),
-        "intersection": tree(width, f"a priority encoder over {width} indices", "pJ"),
+    entries = {
+        "select_bit": (chosen, f"one of {chosen} inputs", "pJ/bit"),
+        "scatter_bit": (banks, f"one of {banks} accumulator banks", "pJ/bit"),
+        "intersection": (width, f"a priority encoder over {width} indices", "pJ"),
     }
+    return {name: tree(*entry) for name, entry in entries.items() if entry[0] > 1}
 
 
 def lane_area_um2(array: SparseArray, tech: Mapping[str, float], input_bits: int, psum_bits: int) -> float:

@@ -129,10 +129,9 @@ def plans(blocks: Blocks, room: Room) -> list[Plan]:
     """
     found = list(_output_plans(blocks, room))
     pixels, outputs = _pixel_blocks(blocks, room), _weight_blocks(blocks, room)
-    if pixels:
-        found.append(_inputs_held(blocks, room, pixels))
-    if outputs:
-        found.append(_weights_held(blocks, room, outputs, pixels > 0))
+    # One block at a time as well: lanes may keep it.
+    found += [_inputs_held(blocks, room, held) for held in sorted({pixels, min(1, pixels)} - {0})]
+    found += [_weights_held(blocks, room, held, pixels > 0) for held in sorted({outputs, min(1, outputs)} - {0})]
     return _undominated(found)
 
 
@@ -171,24 +170,23 @@ def _weights_held(blocks: Blocks, room: Room, held: int, line: bool) -> Plan:
 
 
 def _output_plans(blocks: Blocks, room: Room) -> Iterator[Plan]:
-    """Sums of H x G blocks fill the output buffer: H = 1, 2, 4, ..., all, and G = 1, 2, 4, ..., most."""
+    """Sums of H x G blocks within the output buffer, of fixed sizes: more room never takes a plan away."""
     yield _streamed(blocks)
-    for outputs in _doubled(blocks.outputs):
-        most = min(blocks.pixels, room.output_bits // (outputs * blocks.sum_bits))
-        for pixels in _doubled(max(most, 1 if outputs == 1 else 0)):
+    for outputs in _sizes(blocks.outputs):
+        most = room.output_bits // (outputs * blocks.sum_bits)
+        for pixels in _sizes(blocks.pixels):
+            if pixels > most and outputs * pixels > 1:  # one block of each stays in the lanes
+                break
             plan = _output_plan(blocks, room, outputs, pixels)
             if plan is not None:
                 yield plan
 
 
-def _doubled(most: int) -> Iterator[int]:
-    """1, 2, 4, ..., most."""
-    size = 1
-    while size < most:
-        yield size
-        size *= 2
-    if most:
-        yield most
+@lru_cache(maxsize=1024)
+def _sizes(most: int) -> tuple[int, ...]:
+    """1, 2, 3, 4, 6, 8, 12, ..., most."""
+    grid = {2**power * factor // 2 for power in range(most.bit_length() + 1) for factor in (2, 3)}
+    return tuple(sorted(size for size in grid | {most} if 1 <= size <= most))
 
 
 def _streamed(blocks: Blocks) -> Plan:

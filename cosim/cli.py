@@ -80,6 +80,15 @@ def simulate(
     mode: Annotated[
         str, typer.Option(help="ideal: everything overlaps; detailed: also first loads, last stores, requests.")
     ] = "detailed",
+    masks: Annotated[
+        Path | None, typer.Option(dir_okay=False, help="Masks, or weights whose zeros count, by layer: .safetensors.")
+    ] = None,
+    density: Annotated[
+        list[str] | None, typer.Option(help="Share of inputs that are not 0: layer=0.4, 0.4, or a JSON. Repeatable.")
+    ] = None,
+    compare_granularities: Annotated[
+        float | None, typer.Option(help="Where sparsity pays: every granularity at this density of the weights.")
+    ] = None,
     search_nodes: Annotated[
         int, typer.Option(min=0, help="Search longer for mappings of flexible arrays, e.g. 1000000 nodes a layer.")
     ] = 0,
@@ -111,6 +120,9 @@ def simulate(
         objective=objective,
         mode=mode,
         search_nodes=search_nodes,
+        masks=masks,
+        densities=tuple(density or ()),
+        compare=compare_granularities,
         scalesim_config=scalesim_config,
         ert=ert,
         art=art,

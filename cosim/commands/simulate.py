@@ -12,6 +12,7 @@ from rich.console import Console
 
 from accel_models.accelerator import Accelerator, load_accelerator
 from accel_models.cost import NetworkCost
+from accel_models.edges import edge_losses
 from accel_models.evaluate import simulate
 from accel_models.goal import Goal, Mode, Objective
 from accel_models.importers.accelergy import read_art, read_ert
@@ -20,7 +21,9 @@ from accel_models.importers.scalesim import load_scalesim_accelerator, read_topo
 from accel_models.scalesim_reports import write_reports
 from accel_models.sparsity import KofN
 from accel_models.workload import Workload, load_workload
+from cosim.commands.compare import run_compare, show_edges, show_sparse
 from cosim.commands.show import count, energy, percent, save, table
+from cosim.commands.zeros import ReadMasks, parse_densities, read_masks
 from cosim.errors import ConfigError, PruningError
 from cosim.networks.workloads import network_workload
 
@@ -36,6 +39,9 @@ class SimulateRequest:
     objective: str = "edp"
     mode: str = "detailed"
     search_nodes: int = 0
+    masks: Path | None = None
+    densities: tuple[str, ...] = ()
+    compare: float | None = None
     scalesim_config: Path | None = None
     ert: Path | None = None
     art: Path | None = None
@@ -47,12 +53,23 @@ def run_simulate_command(request: SimulateRequest, json_path: Path | None, conso
     goal = Goal(cast(Objective, request.objective), cast(Mode, request.mode), request.search_nodes)
     workload, structures = load_any_workload(request.workload, request.plan)
     machine = _accelerator(request, structures)
-    cost = simulate(machine, workload, structures, goal)
+    densities = parse_densities(request.densities, workload)
+    if request.compare is not None:
+        run_compare(machine, workload, request.compare, json_path, console, densities=densities, goal=goal)
+        return
+    read = read_masks(request.masks, workload) if request.masks is not None else ReadMasks({}, ())
+    kept = {name: structure for name, structure in structures.items() if name not in read.masks}
+    cost = simulate(machine, workload, kept, goal, read.masks, densities)
     show_cost(cost, console)
+    show_sparse(cost, console)
+    show_edges(machine, workload, console)
+    for notice in read.notices:
+        console.print(f"notice: {notice}", style="yellow", markup=False, soft_wrap=True)
     if request.scalesim_reports is not None:
         for path in write_reports(cost, workload, request.scalesim_reports, structures):
             console.print(f"written: {path}", markup=False, soft_wrap=True)
-    save(json_path, cost.to_dict(), console)
+    edges = [loss.to_dict() for loss in edge_losses(machine, workload)]
+    save(json_path, cost.to_dict() | {"edges": edges}, console)
 
 
 def _accelerator(request: SimulateRequest, structures: Mapping[str, KofN]) -> Accelerator:

@@ -57,7 +57,7 @@ def test_bitmask_gating_and_list_skipping_have_sparseloops_cycles_and_crossover(
 
 @pytest.mark.validation
 @pytest.mark.parametrize("module", SETS, ids=lambda module: module.NAME)
-def test_as_many_cases_as_asked_for_are_kept(module):
+def test_as_many_cases_as_asked_for_are_kept(module, shared):
     assert len(module.validate(cases=2).cases) == 2
 
 
