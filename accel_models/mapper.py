@@ -23,7 +23,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import product
-from math import ceil, inf
+from math import ceil, inf, prod
 from typing import Any, Literal
 
 import numpy as np
@@ -164,12 +164,22 @@ def find_mappings(
 
 
 def padded_extents(extent: int, sizes: Sequence[int], max_padding: float) -> list[int]:
-    """The extent; the multiples next to it of every number of instances up to the largest axis; and where it has a
-    prime factor above `SMOOTH`, the next larger number that has none."""
+    """The extent; the larger one of which the fewest iterations follow each other when it is spread over the axes, if
+    they are fewer; and where it has a prime factor above `SMOOTH`, the next larger number that has none."""
     limit = int(extent * (1.0 + max_padding))
-    grown = {ceil(extent / ways) * ways for size in sizes for ways in range(2, size + 1)}
-    grown.add(next((n for n in range(extent, limit + 1) if _is_smooth(n)), extent))
-    return sorted({extent} | {n for n in grown if n <= limit})
+    grown = {ceil(extent / ways) * ways for most in {*sizes, prod(sizes)} for ways in range(1, most + 1)}
+    steps = {n: n // _ways(n, sizes) for n in sorted(grown) if extent <= n <= limit}
+    best = min(steps, key=lambda n: steps[n])
+    smooth = next((n for n in range(extent, limit + 1) if _is_smooth(n)), extent)
+    return sorted({extent, best, smooth})
+
+
+def _ways(extent: int, sizes: Sequence[int]) -> int:
+    """The most instances over which an extent can be spread evenly."""
+    if not sizes:
+        return 1
+    first, *rest = sizes
+    return max(d * _ways(extent // d, rest) for d in range(1, min(first, extent) + 1) if extent % d == 0)
 
 
 def _is_smooth(n: int) -> bool:

@@ -11,11 +11,7 @@ Left out: padded iterations of a dimension are counted as work (traffic and cycl
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
-from itertools import product
 from math import ceil, inf, prod
-from typing import Any
 
 from accel_models.accelerator import OPERANDS, Accelerator, Memory, Operand
 from accel_models.activity import Access, Accesses, Activity, check_widths, count_macs, store_weights
@@ -162,45 +158,13 @@ _FOUND: dict[tuple[LoopShape, str, Objective, int], MapperResult] = {}
 
 
 def best_mapping(shape: LoopShape, hierarchy: Hierarchy, goal: Goal) -> MapperResult:
-    """The best mapping of the layer and of the padded layers that fill the axes better, remembered."""
+    """The mapper's result, remembered."""
     key = shape, repr(hierarchy), goal.objective, goal.search_nodes
     if key not in _FOUND:
-        shapes = padded_layers(shape, hierarchy)
-        found = [find_mapping(padded, hierarchy, goal.objective, max_nodes=goal.search_nodes) for padded in shapes]
-        _FOUND[key] = replace(
-            min(found, key=lambda result: result.value),
-            shape=shape,
-            lower_bound=min(result.lower_bound for result in found),
-            complete=all(result.complete for result in found),
+        _FOUND[key] = find_mapping(
+            shape, hierarchy, goal.objective, max_padding=MAX_PADDING, max_nodes=goal.search_nodes
         )
     return _FOUND[key]
-
-
-def padded_layers(shape: LoopShape, hierarchy: Hierarchy) -> list[LoopShape]:
-    """The layer, and larger ones in which dimensions fill their axes better; a few at most."""
-    options = {dim: [n, *_better_extents(n, dim, hierarchy)] for dim, n in shape.extents.items()}
-    sized: list[dict[str, Any]] = [dict(zip(options, extents, strict=True)) for extents in product(*options.values())]
-    return [replace(shape, **extents) for extents in sized]
-
-
-def _better_extents(extent: int, dim: str, hierarchy: Hierarchy) -> list[int]:
-    """The larger extent, if any, of which the fewest iterations follow each other when it is spread over its axes."""
-    sizes = [axis.size for axis in hierarchy.axes if dim in axis.dims]
-    if not sizes or extent == 1:
-        return []
-    limit = int(extent * (1.0 + MAX_PADDING))
-    grown = {ceil(extent / ways) * ways for most in {*sizes, prod(sizes)} for ways in range(1, most + 1)}
-    steps = {n: n // _ways(n, sizes) for n in sorted({n for n in grown if extent < n <= limit})}
-    best = min(steps, key=lambda n: steps[n], default=extent)
-    return [best] if best > extent and steps[best] < extent // _ways(extent, sizes) else []
-
-
-def _ways(extent: int, sizes: Sequence[int]) -> int:
-    """The most instances over which an extent can be spread evenly."""
-    if not sizes:
-        return 1
-    first, *rest = sizes
-    return max(d * _ways(extent // d, rest) for d in range(1, min(first, extent) + 1) if extent % d == 0)
 
 
 def _level_accesses(

@@ -153,7 +153,7 @@ def test_the_optimum_equals_that_of_trying_every_mapping() -> None:
 
 def test_the_optimum_over_padded_layers_equals_that_of_trying_them_all() -> None:
     grown = 0
-    for shape, hierarchy in small_cases(seed=2, count=12):
+    for shape, hierarchy in small_cases(seed=8, count=12):
         for objective in OBJECTIVES[:2]:
             scores = [score_all(padded, hierarchy) for padded in padded_shapes(shape, hierarchy, 0.4)]
             value = min(least(score, objective)[0] for score in scores if score is not None)
