@@ -60,6 +60,7 @@ class Case:
     distill: bool
     macs_cut: float
     parameters_cut: float
+    precision: str
     images: int
     """Test and training images used, 0: all (fewer only to try the script)."""
     seed: int
@@ -119,7 +120,14 @@ def run_case(case: Case, dense: Dense, checkpoint: Path) -> dict[str, float]:
     recalibrate_batchnorm(model, dense.train)
     found["recalibrated"] = evaluate(model, dense.test)
     if case.epochs:
-        recipe = Recipe(case.epochs, 128, case.lr, crop_padding=4, flip=True)
+        recipe = Recipe(
+            case.epochs,
+            128,
+            case.lr,
+            crop_padding=4,
+            flip=True,
+            precision=case.precision,  # type: ignore[arg-type]
+        )
         options = FitOptions(teacher=dense.model if case.distill else None, checkpoint=checkpoint)
         fit(model, dense.train, recipe, seed=case.seed, options=options)
         checkpoint.unlink(missing_ok=True)
@@ -205,7 +213,17 @@ def _spread(values: Sequence[float | None]) -> str:
 def _cases(options: argparse.Namespace) -> list[Case]:
     shared = {
         name: getattr(options, name)
-        for name in ("variant", "where", "normalisation", "stream", "lr", "macs_cut", "parameters_cut", "images")
+        for name in (
+            "variant",
+            "where",
+            "normalisation",
+            "stream",
+            "lr",
+            "macs_cut",
+            "parameters_cut",
+            "precision",
+            "images",
+        )
     }
     return [
         Case(
@@ -243,6 +261,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--lr", type=float, default=0.01)
     parser.add_argument("--macs-cut", type=float, default=0.40)
     parser.add_argument("--parameters-cut", type=float, default=0.45)
+    parser.add_argument("--precision", default="auto", choices=("auto", "float32", "bfloat16"), help="of fine-tuning")
     parser.add_argument("--images", type=int, default=0, help="try the script on so many images")
     parser.add_argument("--threads", type=int, help="of torch")
     return parser

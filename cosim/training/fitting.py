@@ -38,7 +38,7 @@ def fit(
     ----------
     model : nn.Module
         Trained in place, where it is; it keeps its train/eval mode, and its weights move to the channels_last memory
-        format. On a GPU it computes in bfloat16 and, without `on_step` and `penalty`, is compiled.
+        format. On a GPU it is compiled, without `on_step` and `penalty`.
     split : Split
         Training images.
     recipe : Recipe
@@ -129,7 +129,7 @@ def _objective(
     model: nn.Module, data: Split, recipe: Recipe, options: FitOptions, penalty: Penalty | None, *, steady: bool
 ) -> Callable[[Batch], Tensor]:
     """Batch -> its loss."""
-    forward = accelerated(model, steady=steady)
+    forward = accelerated(model, steady=steady, precision=recipe.precision)
     soft = _teacher(options.teacher, data, recipe)
     heat, weight = recipe.distill_temperature, recipe.distill_weight
 

@@ -19,6 +19,7 @@ _SCHEDULES: dict[str, Callable[[float], float]] = {
     "cosine": lambda t: 0.5 * (1.0 + math.cos(math.pi * t)),
     "warmup_cosine": lambda t: 0.1 + 4.5 * t if t < 0.2 else 0.5 * (1.0 + math.cos(math.pi * (t - 0.2) / 0.8)),
 }
+_PRECISIONS = ("auto", "float32", "bfloat16")
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,9 @@ class Recipe:
     """Pixels, >= 0: each epoch cuts every image anew out of itself padded by so many (`cosim.data.Augmentation`)."""
     flip: bool = False
     """Mirror images by chance; not for digits or letters."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of convolutions and products; weights, sums of batch normalisation and the loss stay in float32. "auto" is
+    bfloat16 on a GPU that has it and float32 elsewhere; a CPU with bfloat16 instructions trains up to 1.5 x faster."""
 
     def __post_init__(self) -> None:
         _check(self.epochs >= 0, "epochs", self.epochs, "at least 0")
@@ -66,6 +70,7 @@ class Recipe:
         _check(0 <= self.distill_weight <= 1, "distill_weight", self.distill_weight, "in [0, 1]")
         _check(self.distill_temperature > 0, "distill_temperature", self.distill_temperature, "more than 0")
         _check(self.crop_padding >= 0, "crop_padding", self.crop_padding, "at least 0")
+        _check(self.precision in _PRECISIONS, "precision", self.precision, f"one of {', '.join(_PRECISIONS)}")
 
     @property
     def augmentation(self) -> Augmentation | None:

@@ -48,23 +48,25 @@ def refuse_empty(split: Split) -> None:
         raise TrainingError("the split holds no image; give at least one")
 
 
-def accelerated(model: nn.Module, *, steady: bool) -> Callable[[Tensor], Tensor]:
-    """The model as it trains fastest where it is: as it stands on a CPU, in bfloat16 on a GPU that has it.
+def accelerated(model: nn.Module, *, steady: bool, precision: str) -> Callable[[Tensor], Tensor]:
+    """The model as it trains fastest where it is.
 
     Parameters
     ----------
     steady
         Nothing changes the modules between steps, so that compiling pays (on a GPU, where triton is there).
+    precision
+        As in `Recipe`.
     """
-    device = device_of(model)
-    if device.type != "cuda":
-        return model
-    run = torch.compile(model) if steady and find_spec("triton") is not None else model
-    if not torch.cuda.is_bf16_supported():
+    kind = device_of(model).type
+    run = torch.compile(model) if kind == "cuda" and steady and find_spec("triton") is not None else model
+    if precision == "auto":
+        precision = "bfloat16" if kind == "cuda" and torch.cuda.is_bf16_supported() else "float32"
+    if precision == "float32":
         return run
 
     def forward(images: Tensor) -> Tensor:
-        with torch.autocast("cuda", torch.bfloat16):
+        with torch.autocast(kind, torch.bfloat16):
             return run(images).float()
 
     return forward

@@ -59,6 +59,7 @@ def case(**changes: object) -> eap_accuracy.Case:
         "network": "resnet20_cifar", "criterion": "l1", "selection": "uniform", "variant": "per_image",
         "where": "after_activation", "normalisation": "mean", "stream": False, "epochs": 0, "lr": 0.01,
         "distill": False, "macs_cut": 0.4, "parameters_cut": 0.45, "images": 0, "seed": 0,
+            "precision": "auto",
     }  # fmt: skip
     return eap_accuracy.Case(**fields | changes)
 
