@@ -67,7 +67,8 @@ class PEArray(_Strict):
     dataflow: Dataflow
     input_bits: Width = 8
     weight_bits: tuple[Width, ...] = (8,)
-    """Widths that a multiplier works at, ascending; a weight runs at the narrowest one that holds it."""
+    """Widths that a multiplier works at, ascending; a weight runs at the narrowest one that holds it, and so do inputs:
+    a multiplier made of narrow ones narrows both (Bit Fusion, Sharma et al., ISCA 2018), up to `input_bits`."""
     psum_bits: Width = 32
     network: NetworkWidth | None = None
     """Of a row-stationary array; none given: as wide as needed."""

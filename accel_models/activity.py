@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from accel_models.accelerator import OPERANDS, Accelerator, Dataflow, Memory, Operand
-from accel_models.energy import EnergyTable
+from accel_models.energy import EnergyTable, input_share
 from accel_models.errors import InvalidInputError, NoMappingError
 from accel_models.goal import DEFAULT_GOAL, OBJECTIVES, Goal
 from accel_models.kernels import schedules, systolic
@@ -74,6 +74,8 @@ class Activity:
     """Useful multiply-accumulates over PEs x compute cycles."""
     mapping: str
     multiplier_bits: int
+    input_share: float = 1.0
+    """Width at which inputs are multiplied, over the array's."""
     weight_bits: int = 0
     """Bits of the layer's weights as stored, metadata included."""
     notice: str | None = None
@@ -160,7 +162,9 @@ def matrix_activity(
     machine = machine_of(accelerator)
     macs = count_macs(layer, weights, accelerator)
     registers = registers_of(product, macs, accelerator)
-    prices = table.schedule_prices(accelerator, table.array_pj(macs.done, width, *register_bits(registers)))
+    share = input_share(layer, accelerator)
+    fixed = table.array_pj(macs.done * table.mac_pj(width, share), *register_bits(registers))
+    prices = table.schedule_prices(accelerator, fixed)
     prices = prices._replace(objective=OBJECTIVES.index(goal.objective))
     _check_range(layer, accelerator, machine)
     traffic = schedules.cheapest_schedule(product, machine, prices)
@@ -177,6 +181,7 @@ def matrix_activity(
         utilization=macs.done / busy,
         mapping=_describe(traffic, machine, product),
         multiplier_bits=width,
+        input_share=share,
         weight_bits=product.groups * product.n * product.column_bits,
         notice=weights.notice,
         final_writes=layer.output_elements,

@@ -124,7 +124,7 @@ class NetworkCost:
 def price_activity(activity: Activity, accelerator: Accelerator, table: EnergyTable) -> dict[str, float]:
     """Energy of a layer by component, in pJ: counts x prices, leakage x time, metadata apart."""
     energy = {
-        "mac": activity.macs.done * table.mac_pj(activity.multiplier_bits),
+        "mac": activity.macs.done * table.mac_pj(activity.multiplier_bits, activity.input_share),
         "vector": activity.vector_operations * table["add"].value,
         "register": 0.0,
         "gather": 0.0,

@@ -26,7 +26,7 @@ from accel_models.activity import (
     vector_activity,
 )
 from accel_models.cost import price_activity
-from accel_models.energy import EnergyTable, area_by_part, bank_of, energy_table, leakage_by_part
+from accel_models.energy import EnergyTable, area_by_part, bank_of, energy_table, input_share, leakage_by_part
 from accel_models.errors import InvalidInputError
 from accel_models.kernels.designs import score_designs
 from accel_models.layers import Conv2d, Gemm, VectorOp
@@ -179,7 +179,8 @@ def _layer_key(
     product = product_of(layer, weights, base.pe_array.psum_bits)
     macs = count_macs(layer, weights, base)
     held = register_bits(registers_of(product, macs, base))
-    return (*product, table.array_pj(macs.done, base.multiplier_bits(layer.bits.weight), *held))
+    mac = table.mac_pj(base.multiplier_bits(layer.bits.weight), input_share(layer, base))
+    return (*product, table.array_pj(macs.done * mac, *held))
 
 
 def _machine_table(

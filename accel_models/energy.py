@@ -24,6 +24,7 @@ from accel_models.area import (
     register_words,
 )
 from accel_models.errors import InvalidInputError
+from accel_models.layers import Conv2d, Gemm
 from accel_models.sparse_prices import lane_prices
 from accel_models.sram import Sram, bank_bytes, bank_of, energy_source, scaled_source, sram
 from accel_models.technology import Price, technology
@@ -56,14 +57,16 @@ class EnergyTable:
     def __getitem__(self, entry: str) -> Price:
         return self.prices[entry]
 
-    def mac_pj(self, weight_bits: int) -> float:
-        """One multiplication at this weight width and one addition to the partial sum, in pJ."""
-        return self[f"multiply_{weight_bits}"].value + self["add"].value
+    def mac_pj(self, weight_bits: int, input_share: float = 1.0) -> float:
+        """One multiplication at this weight width and one addition to the partial sum, in pJ.
 
-    def array_pj(self, macs: int, weight_bits: int, held_bits: int, selected_bits: int) -> float:
+        `input_share` is the width of the input over that of the array: the price is proportional to it.
+        """
+        return self[f"multiply_{weight_bits}"].value * input_share + self["add"].value
+
+    def array_pj(self, mac_pj: float, held_bits: int, selected_bits: int) -> float:
         """Multiply-accumulates, registers and gathering of a layer, in pJ."""
-        registers = held_bits * self["register_bit"].value + selected_bits * self["gather_bit"].value
-        return macs * self.mac_pj(weight_bits) + registers
+        return mac_pj + held_bits * self["register_bit"].value + selected_bits * self["gather_bit"].value
 
     def leakage_pj_per_cycle(self, clock_mhz: float) -> float:
         """mW over one cycle."""
@@ -112,8 +115,22 @@ def energy_table(accelerator: Accelerator) -> EnergyTable:
     return EnergyTable(prices)
 
 
+def multiplied_input_bits(input_bits: int, accelerator: Accelerator) -> int:
+    """The width at which an input of `input_bits` is multiplied."""
+    array = accelerator.pe_array
+    return next((width for width in array.weight_bits if input_bits <= width < array.input_bits), array.input_bits)
+
+
+def input_share(layer: Conv2d | Gemm, accelerator: Accelerator) -> float:
+    """Width at which the inputs of a layer are multiplied, over the array's."""
+    return multiplied_input_bits(layer.bits.input, accelerator) / accelerator.pe_array.input_bits
+
+
 def _operation_prices(accelerator: Accelerator) -> dict[str, Price]:
-    """A multiplier's energy grows with the product of its widths, an adder's with its width (Horowitz' own ratios)."""
+    """A multiplier's energy grows with the product of its widths, an adder's with its width (Horowitz' own ratios).
+
+    So do the narrow multipliers that a wide one is made of: 8 x 8 takes 16 of 2 x 2, 8 x 2 takes 4 (Bit Fusion).
+    """
     array, tech = accelerator.pe_array, technology(accelerator.node_nm)
     prices = {
         f"multiply_{bits}": Price(

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from accel_models.accelerator import Accelerator
+from accel_models.activation_masks import ActivationMasks
 from accel_models.activity import Activity, matrix_activity, vector_activity
 from accel_models.cost import LayerCost, NetworkCost, price_activity
 from accel_models.energy import EnergyTable, area_mm2, energy_table
@@ -26,6 +27,7 @@ def simulate(
     structures: Structures | None = None,
     goal: Goal = DEFAULT_GOAL,
     masks: WeightMasks | None = None,
+    activation_masks: ActivationMasks | None = None,
     densities: Densities | None = None,
 ) -> NetworkCost:
     """Cycles, accesses and energy of every layer.
@@ -38,6 +40,9 @@ def simulate(
         What mappings are chosen for, and whether latency is `detailed` or `ideal`.
     masks
         Layer name -> its weights that are not zero. A sparse array then gives exact cycles beside the expected ones.
+    activation_masks
+        Layer name -> its captured inputs that are not zero, in one run or several: counts are means over the runs.
+        Other layers have their density.
     densities
         Layer name -> share of its inputs that are not zero; other inputs are dense.
 
@@ -48,7 +53,7 @@ def simulate(
     NoMappingError
         A layer does not fit; the message names the buffer.
     """
-    zeros = zeros_by_layer(workload, structures or {}, masks or {}, densities or {})
+    zeros = zeros_by_layer(workload, structures or {}, masks or {}, activation_masks or {}, densities or {})
     table, layers = energy_table(accelerator), execution_order(workload)
     activities = _activities(layers, zeros, accelerator, table, goal)
     if accelerator.keep_outputs:

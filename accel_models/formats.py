@@ -23,6 +23,7 @@ blocks as in SCALE-Sim v3's ELLPACK storage (K' = floor(K / m) n + min(K mod m, 
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
@@ -206,7 +207,7 @@ class BlockedNM(Format):
 
     def expected_bits(self, distribution: Distribution, value_bits: int) -> StoredBits:
         """Raises InvalidInputError where a block may have more non-zeros than slots."""
-        for col in range(0, distribution.cols, self.block):
+        for col in self._starts(distribution):
             cols = min(self.block, distribution.cols - col)
             worst = max(
                 distribution.most(Block(rows=1, cols=cols, row=row, col=col)) for row in self._rows(distribution)
@@ -217,6 +218,14 @@ class BlockedNM(Format):
                     "non-zeros into a block; use FixedKofN or another format"
                 )
         return self.worst_bits(distribution.rows, distribution.cols, value_bits)
+
+    def _starts(self, distribution: Distribution) -> list[int]:
+        """First columns of blocks that differ: those of one period, and those that meet a shorter last part."""
+        cols, period = distribution.cols, math.lcm(self.block, distribution.column_period)
+        ragged = max(0, cols // distribution.column_period * distribution.column_period - self.block)
+        return sorted(
+            {*range(0, min(cols, period), self.block), *range(-(-ragged // self.block) * self.block, cols, self.block)}
+        )
 
     @staticmethod
     def _rows(distribution: Distribution) -> range:

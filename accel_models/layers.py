@@ -7,6 +7,7 @@ A Gemm multiplies [M, K] by [K, N]. Only `Conv2d.as_gemm` crosses the two alphab
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from typing import Literal
 
 from accel_models.errors import InvalidInputError
@@ -148,14 +149,7 @@ class Conv2d:
 
     def as_gemm(self) -> Gemm:
         """One matrix product per group: M = N P Q, N = K / groups, K = C / groups x R x S."""
-        return Gemm(
-            name=self.name,
-            m=self.n * self.p * self.q,
-            n=self.k // self.groups,
-            k=self.c // self.groups * self.r * self.s,
-            groups=self.groups,
-            bits=self.bits,
-        )
+        return _as_gemm(self)
 
     def footprint(self) -> InputFootprint:
         """Rows, columns and channels of the input that the outputs of one group touch."""
@@ -254,3 +248,16 @@ def _check_product(layer: Layer, what: str, *factors: int) -> None:
         raise InvalidInputError(
             f"layer {layer.name!r}: {what} = {product} exceeds {MAX_COUNT}; split the layer to keep counts exact"
         )
+
+
+@lru_cache(maxsize=4096)
+def _as_gemm(layer: Conv2d) -> Gemm:
+    """Remembered: a layer is priced many times, on many accelerators."""
+    return Gemm(
+        name=layer.name,
+        m=layer.n * layer.p * layer.q,
+        n=layer.k // layer.groups,
+        k=layer.c // layer.groups * layer.r * layer.s,
+        groups=layer.groups,
+        bits=layer.bits,
+    )

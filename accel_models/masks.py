@@ -159,7 +159,8 @@ def check_mask(mask: Mask, layer: Layer) -> None:
 def check_k_of_n(mask: Mask, layer: Conv2d | Gemm, structure: KofN) -> None:
     """Refuse a mask that does not keep exactly k of n in every row or tile.
 
-    A shorter last tile keeps min(k, its length). At kernel granularity a kernel is kept whole or not at all.
+    Tiles are along the channels (see `in_lane_order`). A shorter last tile keeps min(k, its length). At kernel
+    granularity a kernel is kept whole or not at all.
 
     Raises
     ------
@@ -171,6 +172,7 @@ def check_k_of_n(mask: Mask, layer: Conv2d | Gemm, structure: KofN) -> None:
     if structure.granularity == "kernel":
         _check_kernels(mask, layer, structure)
         return
+    mask = in_lane_order(mask, layer, structure)
     counts = tile_counts(mask, 1, structure.n)
     lengths = np.minimum(structure.n, mask.row_bits - structure.n * np.arange(counts.shape[1]))
     wrong = np.argwhere(counts != np.minimum(structure.k, lengths))
@@ -180,6 +182,20 @@ def check_k_of_n(mask: Mask, layer: Conv2d | Gemm, structure: KofN) -> None:
             f"layer {layer.name!r}: row {row} of the mask keeps {counts[row, tile]} of the {lengths[tile]} weights of "
             f"tile {tile}, not {min(structure.k, int(lengths[tile]))}; {structure.k} of {structure.n} must stay"
         )
+
+
+def in_lane_order(mask: Mask, layer: Conv2d | Gemm, structure: KofN | float | None = None) -> Mask:
+    """Rows as lanes walk the reduction: (r, s, c), channels fastest, of weights or of the inputs that they meet.
+
+    Masks are packed as tensors lie in files, (c, r, s). Tiles of k of n weights, and segments and blocks of lanes, are
+    neighbours in (r, s, c): channels of one filter position, as in NVIDIA's 2:4 weights and S2TA's blocks. Where whole
+    kernels are the units, kernels stay together: the order of the file remains.
+    """
+    whole = isinstance(structure, KofN) and structure.granularity == "kernel"
+    if not isinstance(layer, Conv2d) or layer.r * layer.s == 1 or layer.c == layer.groups or whole:
+        return mask
+    rows = mask.as_matrix().reshape(mask.rows, layer.c // layer.groups, layer.r * layer.s)
+    return Mask.from_bool(rows.transpose(0, 2, 1).reshape(mask.rows, -1))
 
 
 def row_counts(mask: Mask) -> NDArray[np.int64]:

@@ -15,7 +15,7 @@ from math import ceil, inf, prod
 
 from accel_models.accelerator import OPERANDS, Accelerator, Memory, Operand
 from accel_models.activity import Access, Accesses, Activity, check_widths, count_macs, store_weights
-from accel_models.energy import EnergyTable
+from accel_models.energy import EnergyTable, input_share
 from accel_models.goal import Goal, Mode, Objective
 from accel_models.layer_zeros import Unstructured
 from accel_models.layers import Conv2d, Gemm
@@ -67,6 +67,7 @@ def nest_activity(
         utilization=macs.done / (accelerator.pe_array.pes * counts.steps),
         mapping=_describe(found),
         multiplier_bits=width,
+        input_share=input_share(layer, accelerator),
         weight_bits=layer.weight_elements * layer.bits.weight,
         notice=weights.notice,
         final_writes=found.padded.words("output"),
@@ -120,7 +121,7 @@ def hierarchy_of(layer: Conv2d | Gemm, accelerator: Accelerator, table: EnergyTa
             for memory in accelerator.memories
             for axis in memory.axes
         ),
-        mac_pj=table.mac_pj(accelerator.multiplier_bits(layer.bits.weight)),
+        mac_pj=table.mac_pj(accelerator.multiplier_bits(layer.bits.weight), input_share(layer, accelerator)),
         double_buffered=frozenset(m.name for m in accelerator.memories if m.kind == "sram" and m.double_buffered),
         temporal={m.name: frozenset(m.temporal) for m in accelerator.memories if m.temporal is not None},
     )

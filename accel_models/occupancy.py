@@ -76,6 +76,11 @@ class Distribution(ABC):
     def period(self) -> int:
         """Flat positions after which the pattern repeats; 1: all elements are alike (exchangeable)."""
 
+    @property
+    def column_period(self) -> int:
+        """Columns after which the pattern of a row repeats, but for a shorter last part."""
+        return min(self.period, self.cols)
+
     @abstractmethod
     def pmf(self, block: Block) -> Floats:
         """P(the block holds i non-zeros), i = 0 .. its elements."""
@@ -203,25 +208,26 @@ class FixedKofN(Distribution):
     def period(self) -> int:
         return self.cols
 
+    @property
+    def column_period(self) -> int:
+        return self.n * self.unit
+
     def pmf(self, block: Block) -> Floats:
         """Of whole units only."""
         first, row = 0, np.ones(1)
-        for size, part in self._parts(block):
+        for size, part, times in self._parts(block):
             least, chances = trimmed(hypergeometric_pmf(size, min(self.k, size), part))
-            first, row = first + least, np.convolve(row, chances)
+            first, row = first + times * least, np.convolve(row, sum_pmf(chances, times))
         units = sum_pmf(row, block.rows)
-        start = block.rows * first * self.unit
-        out = np.zeros(block.elements + 1)
+        out, start = np.zeros(block.elements + 1), block.rows * first * self.unit
         out[start : start + units.size * self.unit : self.unit] = units
         return out
 
     def mean(self, block: Block) -> float:
-        row = sum(min(self.k, size) * part / size for size, part in self._parts(block))
-        return block.rows * self.unit * row
+        return block.rows * self.unit * sum(n * min(self.k, size) * part / size for size, part, n in self._parts(block))
 
     def most(self, block: Block) -> int:
-        row = sum(min(self.k, part) for _, part in self._parts(block))
-        return block.rows * self.unit * row
+        return block.rows * self.unit * sum(times * min(self.k, part) for _, part, times in self._parts(block))
 
     def empty_ranges(self, starts: Integers, lengths: Integers) -> Floats:
         first = self._tile_position(starts)
@@ -242,15 +248,16 @@ class FixedKofN(Distribution):
             np.put_along_axis(units, picks + start, True, axis=1)
         return np.repeat(units, self.unit, axis=1)
 
-    def _parts(self, block: Block) -> list[tuple[int, int]]:
-        """(units of the tile, units of it in the block) of every k-of-n tile that a row of the block meets."""
+    def _parts(self, block: Block) -> list[tuple[int, int, int]]:
+        """(units of the tile, units of it in the block, tiles alike) of the k-of-n tiles that a row of it meets."""
         self.check_block(block)
         if block.col % self.unit or block.cols % self.unit:
             raise InvalidInputError(f"{block}: must start and end at units of {self.unit} elements")
         start, stop, width = block.col // self.unit, (block.col + block.cols) // self.unit, self.cols // self.unit
-        tiles = range(start // self.n, -(-stop // self.n))
-        ends = [(tile * self.n, min((tile + 1) * self.n, width)) for tile in tiles]
-        return [(high - low, min(high, stop) - max(low, start)) for low, high in ends]
+        first, last = start // self.n, (stop - 1) // self.n
+        ends = [(tile * self.n, min((tile + 1) * self.n, width)) for tile in sorted({first, last})]
+        parts = [(high - low, min(high, stop) - max(low, start), 1) for low, high in ends]
+        return parts if last - first < 2 else [*parts, (self.n, self.n, last - first - 1)]
 
     def _tile_position(self, flat: Integers) -> tuple[Integers, Integers, Integers]:
         """Number of the k-of-n tile at flat positions, unit inside it, and its units."""
@@ -289,10 +296,8 @@ class Banded(Distribution):
         return self.elements
 
     def pmf(self, block: Block) -> Floats:
-        out = np.zeros(block.elements + 1)
         inside = binomial_pmf(self.band_elements(block), self.inside)
-        out[: inside.size] = inside
-        return out
+        return np.pad(inside, (0, block.elements + 1 - inside.size))
 
     def mean(self, block: Block) -> float:
         return self.band_elements(block) * self.inside

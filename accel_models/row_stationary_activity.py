@@ -1,8 +1,10 @@
 """Activity of a layer on a row-stationary array: the mapping that `row_stationary.py` finds, its words and cycles.
 
-All operands are words of the array's width; narrower layers fill them. A filter whose row is longer than a PE's input
-scratchpad is cut along its width: each part is run as channels of its own, and inputs that parts share are fetched for
-each. Partial sums stay on chip until they are complete, sets are as narrow as on the chip (JSSC 2017, IV.A).
+A word of any memory holds one element, at the narrowest width that the array works at and that holds it: so many bits
+move. Space is kept for words of the widest operand, and the network delivers so many of these in a cycle. A filter
+whose row is longer than a PE's input scratchpad is cut along its width: each part is run as channels of its own, and
+inputs that parts share are fetched for each. Partial sums stay on chip until they are complete, sets are as narrow as
+on the chip (JSSC 2017, IV.A).
 
 With `gate_inputs` a zero input spares its multiplication and the read of the weight (JSSC 2017, V.C). In a DRAM with
 `formats` inputs and outputs of a known density are compressed; where that would not save bits, or no density is known,
@@ -11,13 +13,14 @@ they are stored dense, as the chip stores the input of its first layer.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from math import ceil, inf
 from typing import TYPE_CHECKING
 
 from accel_models.accelerator import Accelerator, Memory, Operand
 from accel_models.activity import Access, Accesses, Activity, Macs, check_widths, count_macs, store_weights
-from accel_models.energy import EnergyTable
+from accel_models.energy import EnergyTable, input_share, multiplied_input_bits
 from accel_models.goal import Goal
 from accel_models.layer_zeros import LayerZeros
 from accel_models.layers import Conv2d, Gemm
@@ -33,6 +36,7 @@ from accel_models.row_stationary import (
 )
 
 if TYPE_CHECKING:
+    from accel_models.masks import Mask
     from accel_models.sparse_storage import Stored
 
 SPACE = RowStationarySpace(narrow_strips=True)
@@ -56,9 +60,10 @@ def row_stationary_activity(
     width = accelerator.multiplier_bits(layer.bits.weight)
     weights = store_weights(layer, zeros.of_dense_array(layer), accelerator)
     array, run = array_of(accelerator), fold_filter(layer, accelerator)
-    found = _best(run, array, _prices(accelerator, table), goal)
-    macs = _gated(count_macs(layer, weights, accelerator), zeros, accelerator)
-    accesses = _compressed(_accesses(found.counts, macs, accelerator), layer, zeros, accelerator)
+    bits = word_widths(layer, accelerator)
+    found = _best(run, array, _prices(layer, accelerator, table), goal)
+    macs = _gated(count_macs(layer, weights, accelerator), layer, zeros, accelerator)
+    accesses = _compressed(_accesses(found.counts, macs, bits, accelerator), layer, zeros, accelerator)
     compute, stalls = _cycles(run, array, found, accesses[accelerator.dram.name], accelerator, goal)
     return Activity(
         macs=macs,
@@ -69,7 +74,8 @@ def row_stationary_activity(
         utilization=macs.done / (accelerator.pe_array.pes * compute),
         mapping=_describe(found.mapping, run, layer),
         multiplier_bits=width,
-        weight_bits=layer.weight_elements * word_bits(accelerator),
+        input_share=input_share(layer, accelerator),
+        weight_bits=layer.weight_elements * bits["weight"],
         notice=weights.notice,
         final_writes=layer.output_elements,
         final_write_bits=accesses[accelerator.dram.name]["output"].write_bits,
@@ -77,11 +83,18 @@ def row_stationary_activity(
     )
 
 
-def _gated(macs: Macs, zeros: LayerZeros, accelerator: Accelerator) -> Macs:
-    """Products whose input is zero as well, independently of the weight."""
+def _gated(macs: Macs, layer: Conv2d | Gemm, zeros: LayerZeros, accelerator: Accelerator) -> Macs:
+    """Products whose input is zero as well: counted where inputs were captured, else independently of the weight."""
     if not accelerator.gate_inputs or zeros.inputs is None:
         return macs
     done = round(macs.done * zeros.inputs)
+    if zeros.input_mask is not None:
+        from accel_models.captured_layers import mean_products  # kernels that dense traffic need not load
+
+        if zeros.mask is not None and accelerator.weight_sparsity.action == "gate":
+            done = round(mean_products(layer, zeros.mask, zeros.input_mask))
+        else:  # of k of n without its mask independently
+            done = round(macs.done * mean_products(layer, None, zeros.input_mask) / layer.macs)
     return replace(macs, done=done, gated=macs.gated + macs.done - done)
 
 
@@ -89,20 +102,25 @@ def _compressed(
     accesses: dict[str, Accesses], layer: Conv2d | Gemm, zeros: LayerZeros, accelerator: Accelerator
 ) -> dict[str, Accesses]:
     """DRAM traffic of inputs and outputs in their formats there."""
-    from accel_models.sparse_storage import formats_of, store_activations  # kernels that dense traffic need not load
+    from accel_models import captured_layers as captured  # kernels that dense traffic need not load
+    from accel_models.sparse_storage import formats_of, store_activations
 
-    dram, word, gemm = accelerator.dram, word_bits(accelerator), layer.as_gemm()
-    fp = layer.footprint()
-    known: tuple[tuple[Operand, float | None, int, int], ...] = (
-        ("input", zeros.inputs, gemm.groups * fp.rows, max(1, fp.row_elements)),
-        ("output", zeros.outputs, gemm.groups * gemm.n, gemm.m),
-    )
+    dram, bits, gemm = accelerator.dram, word_widths(layer, accelerator), layer.as_gemm()
+    fp, inputs, read_by = layer.footprint(), zeros.input_mask, zeros.read_by
+    known: tuple[tuple[Operand, float | None, int, int, list[Mask]], ...] = (
+        ("input", zeros.inputs, gemm.groups * fp.rows, max(1, fp.row_elements),
+         captured.stored_inputs(layer, inputs) if inputs is not None else []),
+        ("output", zeros.outputs, gemm.groups * gemm.n, gemm.m,
+         captured.stored_outputs(layer, *read_by) if read_by is not None else []),
+    )  # fmt: skip
     moved = dict(accesses[dram.name])
-    for operand, density, rows, cols in known:
+    for operand, density, rows, cols, runs in known:
         formats = formats_of(dram, operand)
         if not formats or density is None or not rows:
             continue
+        word = bits[operand]
         stored, _ = store_activations(formats, rows, cols, word, density)
+        stored = captured.stored_mean(formats, runs, word, stored)
         if stored.bits < rows * cols * word:
             moved[operand] = _scaled(moved[operand], stored, rows * cols)
     return accesses | {dram.name: moved}
@@ -124,9 +142,20 @@ def _scaled(access: Access, stored: Stored, elements: int) -> Access:
 
 
 def word_bits(accelerator: Accelerator) -> int:
-    """Width of every word: the widest operand's."""
+    """Width of a word of a memory: the widest operand's."""
     array = accelerator.pe_array
     return max(array.input_bits, array.weight_bits[-1], array.psum_bits)
+
+
+def word_widths(layer: Conv2d | Gemm, accelerator: Accelerator) -> dict[Operand, int]:
+    """Bits that move with an element; of complete outputs, which the next layer reads as inputs."""
+    outputs = layer.bits.output
+    fits = outputs <= accelerator.pe_array.input_bits
+    return {
+        "weight": accelerator.multiplier_bits(layer.bits.weight),
+        "input": multiplied_input_bits(layer.bits.input, accelerator),
+        "output": multiplied_input_bits(outputs, accelerator) if fits else accelerator.pe_array.psum_bits,
+    }
 
 
 def array_of(accelerator: Accelerator) -> RowStationaryArray:
@@ -167,9 +196,9 @@ def fold_filter(layer: Conv2d | Gemm, accelerator: Accelerator) -> Conv2d | Gemm
     return replace(layer, s=ceil(layer.s / parts), c=layer.c * parts, padding=(0, 0), input_size=None)
 
 
-def _prices(accelerator: Accelerator, table: EnergyTable) -> RowStationaryPrices:
-    """Of a word; a multiply-accumulate reads input, weight and partial sum from registers and writes one."""
-    word = word_bits(accelerator)
+def _prices(layer: Conv2d | Gemm, accelerator: Accelerator, table: EnergyTable) -> RowStationaryPrices:
+    """Of a whole word; a multiply-accumulate reads input, weight and partial sum from registers and writes one."""
+    word, width = word_bits(accelerator), accelerator.multiplier_bits(layer.bits.weight)
 
     def of(memory: Memory, access: str) -> float:
         return table[f"{memory.name}.{access}_bit"].value * word
@@ -177,7 +206,7 @@ def _prices(accelerator: Accelerator, table: EnergyTable) -> RowStationaryPrices
     pads = [_registers(accelerator, operand) for operand in ("input", "weight", "output")]
     glb = accelerator.buffer("input")
     return RowStationaryPrices(
-        mac=table.mac_pj(accelerator.pe_array.weight_bits[-1]),
+        mac=table.mac_pj(width, input_share(layer, accelerator)),
         rf=(sum(of(pad, "read") for pad in pads) + of(pads[2], "write")) / 4,
         noc=table["network.bit"].value * word,
         glb=(of(glb, "read") + of(glb, "write")) / 2,
@@ -209,13 +238,13 @@ def _cycles(
     nothing = RowStationaryPrices(mac=0, rf=0, noc=0, glb=0, dram=0)
     compute = evaluate_mapping(layer, free, nothing, found.mapping).latency_cycles
     rate = 8.0 * (accelerator.dram.bandwidth_bytes_per_cycle or 0.0)
-    per_word = word_bits(accelerator) / rate
+    bits = word_widths(layer, accelerator)
     moved, fill, drain = sum(access.moved_bits for access in dram.values()) / rate, 0.0, 0.0
     stalls = {"network": found.latency_cycles - compute}
     if goal.mode == "detailed":
         first, last = _edge_words(layer, found.mapping)
-        fill = min(first * per_word, dram["input"].moved_bits / rate)
-        drain = min(last * per_word, dram["output"].moved_bits / rate)
+        fill = min(first * bits["input"] / rate, dram["input"].moved_bits / rate)
+        drain = min(last * bits["output"] / rate, dram["output"].moved_bits / rate)
         stalls |= {"dram_fill": ceil(fill) + accelerator.dram.latency_cycles, "dram_drain": ceil(drain)}
     return compute, stalls | {"dram_bandwidth": max(0, ceil(moved - fill - drain) - found.latency_cycles)}
 
@@ -229,40 +258,42 @@ def _edge_words(layer: Conv2d | Gemm, mapping: RowStationaryMapping) -> tuple[in
     return mapping.n * mapping.c * rows * columns, mapping.n * mapping.m * mapping.e * layer.q
 
 
-def _accesses(counts: RowStationaryCounts, macs: Macs, accelerator: Accelerator) -> dict[str, Accesses]:
-    """Words of all memories; gated products of zero inputs read no weight."""
-    word = word_bits(accelerator)
+def _accesses(
+    counts: RowStationaryCounts, macs: Macs, bits: Mapping[Operand, int], accelerator: Accelerator
+) -> dict[str, Accesses]:
+    """Words of all memories; gated products of zero inputs read no weight, and partial sums stay on chip."""
     used = macs.done if accelerator.gate_inputs else counts.macs
+    psum = accelerator.pe_array.psum_bits
 
-    def access(reads: int, writes: int) -> Access:
-        return Access(reads, writes, reads * word, writes * word)
+    def access(reads: int, writes: int, width: int) -> Access:
+        return Access(reads, writes, reads * width, writes * width)
 
-    c = counts
+    c, weight, inputs = counts, bits["weight"], bits["input"]
     glb, filters = accelerator.buffer("input"), accelerator.buffer("weight")
     in_glb: dict[Operand, Access] = {
-        "input": access(c.glb_input_reads, c.dram_input_reads),
-        "output": access(c.glb_output_reads + c.dram_output_writes, c.glb_output_writes + c.dram_output_reads),
+        "input": access(c.glb_input_reads, c.dram_input_reads, inputs),
+        "output": access(c.glb_output_reads + c.dram_output_writes, c.glb_output_writes + c.dram_output_reads, psum),
     }
-    of_filters: dict[Operand, Access] = {"weight": access(c.glb_weight_reads, c.dram_weight_reads)}
+    of_filters: dict[Operand, Access] = {"weight": access(c.glb_weight_reads, c.dram_weight_reads, weight)}
     found: dict[str, Accesses] = {
         accelerator.dram.name: {
-            "input": access(c.dram_input_reads, 0),
-            "weight": access(c.dram_weight_reads, 0),
-            "output": access(c.dram_output_reads, c.dram_output_writes),
+            "input": access(c.dram_input_reads, 0, inputs),
+            "weight": access(c.dram_weight_reads, 0, weight),
+            "output": access(c.dram_output_reads, c.dram_output_writes, bits["output"]),
         },
         glb.name: in_glb | of_filters if filters == glb else in_glb,
         "network": {
-            "input": access(c.noc_input, 0),
-            "weight": access(c.noc_weight, 0),
-            "output": access(c.noc_output, 0),
+            "input": access(c.noc_input, 0, inputs),
+            "weight": access(c.noc_weight, 0, weight),
+            "output": access(c.noc_output, 0, psum),
         },
     }
     if filters != glb:
         found[filters.name] = of_filters
     in_pads = {
-        "input": access(c.macs, c.noc_input),
-        "weight": access(used, c.noc_weight),
-        "output": access(c.macs, c.macs),
+        "input": access(c.macs, c.noc_input, inputs),
+        "weight": access(used, c.noc_weight, weight),
+        "output": access(c.macs, c.macs, psum),
     }
     for operand, value in in_pads.items():
         name = _registers(accelerator, operand).name  # type: ignore[arg-type]

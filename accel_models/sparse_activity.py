@@ -11,20 +11,23 @@ layers larger than their stored bits on average (a tile that does not fit its sh
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from collections.abc import Sequence
 from fractions import Fraction
+from typing import Any
 
 from accel_models.accelerator import OPERANDS, Accelerator, Memory, Operand
 from accel_models.activity import Access, Activity, Macs, check_widths
+from accel_models.captured_layers import mean_products, stored_inputs, stored_mean, stored_outputs
 from accel_models.cost import price_activity
-from accel_models.energy import EnergyTable
+from accel_models.energy import EnergyTable, input_share
 from accel_models.errors import NoMappingError
 from accel_models.goal import Goal
 from accel_models.layer_zeros import LayerZeros
 from accel_models.layers import Conv2d, Gemm
+from accel_models.masks import Mask
 from accel_models.sparse_accesses import Counts, LaneRun, count_accesses, inner_memory
 from accel_models.sparse_fields import Lanes
-from accel_models.sparse_lanes import LaneLayer, count_lanes, lay_out
+from accel_models.sparse_lanes import LaneLayer, as_walked, count_lanes, known_weights, lay_out
 from accel_models.sparse_prices import joined_width, selected_from
 from accel_models.sparse_report import SparseReport
 from accel_models.sparse_storage import Stored, formats_of, store_activations, store_matrix
@@ -49,10 +52,10 @@ def sparse_activity(
     run = _prepare(layer, zeros, accelerator)
     blocks, room = _blocks(run), _room(run)
     _check_room(run, room)
-    activities = [replace(_activity(run, plan, blocks, goal), multiplier_bits=width) for plan in plans(blocks, room)]
-    notice = _notice(layer, zeros, run)
-    best = min(activities, key=lambda activity: _figure(activity, accelerator, table, goal))
-    return replace(best, notice=notice)
+    widths = {"multiplier_bits": width, "input_share": input_share(layer, accelerator)}
+    fixed = _fixed(run) | widths | {"notice": _notice(layer, zeros, run)}
+    activities = [_activity(run, plan, blocks, goal, fixed) for plan in plans(blocks, room)]
+    return min(activities, key=lambda activity: _figure(activity, accelerator, table, goal))
 
 
 def _figure(activity: Activity, accelerator: Accelerator, table: EnergyTable, goal: Goal) -> float:
@@ -68,39 +71,51 @@ def _prepare(layer: Conv2d | Gemm, zeros: LayerZeros, accelerator: Accelerator) 
     lanes, laid, gemm = accelerator.lanes, lay_out(layer, accelerator.lanes), layer.as_gemm()
     rows, fp = laid.array.lane_outputs * laid.array.tile_outputs, layer.footprint()
     weights = [memory for memory in accelerator.memories if "weight" in memory.holds]
-    stored = {m.name: store_matrix(layer, zeros, m, rows, lanes.tile_share) for m in weights}
+    stored = {m.name: store_matrix(layer, as_walked(layer, zeros, laid), m, rows, lanes.tile_share) for m in weights}
     known = zeros.weights is not None
     skips = laid.array.skips("weight") and known and stored[weights[0].name].stored.compressed
     report = count_lanes(layer, zeros, laid, skips or not known)
-    outputs = formats_of(accelerator.dram, "output")
-    pixels = layer.output_elements // gemm.n
+    taken = stored_inputs(layer, zeros.input_mask) if zeros.input_mask is not None else []
     return LaneRun(
         layer=layer,
         accelerator=accelerator,
         laid=laid,
         report=report,
-        images={m.name: _image(layer, zeros, m, lanes) for m in accelerator.memories if "input" in m.holds},
-        written=store_activations(outputs, gemm.n, pixels, layer.bits.output, zeros.outputs)[0],
+        images={m.name: _image(layer, zeros, m, lanes, taken) for m in accelerator.memories if "input" in m.holds},
+        written=_written(layer, zeros, accelerator),
         inner={operand: inner_memory(accelerator, operand) for operand in OPERANDS},
         unrolled=Fraction(1) if laid.planar else Fraction(gemm.m * gemm.k, max(1, fp.elements)),
         weights=stored,
-        macs=_macs(layer, laid, report),
+        macs=_macs(layer, zeros, laid, report),
         gemm=gemm,
         footprint=fp,
     )
 
 
-def _image(layer: Conv2d | Gemm, zeros: LayerZeros, memory: Memory, lanes: Lanes) -> tuple[Stored, int]:
-    """The input of all groups in a memory, and bits that hold one row of one group."""
+def _image(
+    layer: Conv2d | Gemm, zeros: LayerZeros, memory: Memory, lanes: Lanes, runs: Sequence[Mask]
+) -> tuple[Stored, int]:
+    """The input of all groups in a memory, and bits that hold one row of one group: of inputs yet unknown."""
     fp, formats = layer.footprint(), formats_of(memory, "input")
-    rows = layer.as_gemm().groups * fp.rows
-    return store_activations(formats, rows, fp.row_elements, layer.bits.input, zeros.inputs, lanes.tile_share)
+    rows = layer.groups * fp.rows
+    mean, row = store_activations(formats, rows, fp.row_elements, layer.bits.input, zeros.inputs, lanes.tile_share)
+    return stored_mean(formats, runs, layer.bits.input, mean), row
 
 
-def _macs(layer: Conv2d | Gemm, laid: LaneLayer, report: SparseReport) -> Macs:
+def _written(layer: Conv2d | Gemm, zeros: LayerZeros, accelerator: Accelerator) -> Stored:
+    """Outputs in DRAM."""
+    outputs, gemm = formats_of(accelerator.dram, "output"), layer.as_gemm()
+    mean, _ = store_activations(outputs, gemm.groups * gemm.n, gemm.m, layer.bits.output, zeros.outputs)
+    runs = stored_outputs(layer, *zeros.read_by) if outputs and zeros.read_by is not None else []
+    return stored_mean(outputs, runs, layer.bits.output, mean)
+
+
+def _macs(layer: Conv2d | Gemm, zeros: LayerZeros, laid: LaneLayer, report: SparseReport) -> Macs:
     """Whole products; planar lanes also multiply what falls outside the image, which is left out here."""
     counts = report.used
-    if laid.planar:
+    if laid.planar and report.run_cycles and zeros.input_mask is not None:
+        done, gated = round(mean_products(layer, known_weights(layer, zeros), zeros.input_mask)), 0
+    elif laid.planar:
         scale = layer.macs / (laid.shape.macs * laid.times * laid.filled * laid.tapped)
         done, gated = (min(layer.macs, round(x * scale)) for x in (counts.macs_done, counts.macs_gated))
     else:
@@ -205,37 +220,43 @@ def _check_room(run: LaneRun, room: Room) -> None:
             )
 
 
-def _activity(run: LaneRun, plan: Plan, blocks: Blocks, goal: Goal) -> Activity:
-    accesses = count_accesses(run, plan)
-    counts, pes = run.report.used, run.accelerator.pe_array.pes
+def _fixed(run: LaneRun) -> dict[str, Any]:
+    """Fields of the activity that no plan of the traffic changes."""
+    counts, pes, resident = run.report.used, run.accelerator.pe_array.pes, _resident(run)
     compute = max(1, math.ceil(counts.ideal_cycles + counts.fragmentation_cycles - 1e-6), -(-run.macs.done // pes))
+    return {
+        "macs": run.macs,
+        "compute_cycles": compute,
+        "vector_operations": 0,
+        "utilization": run.macs.done / (pes * compute),
+        "weight_bits": run.weights[run.accelerator.dram.name].stored.bits,
+        "final_writes": run.layer.output_elements,
+        "resident_bytes": resident,
+        "resident_input_bytes": resident,
+        "operations": _operations(run),
+        "sparse": run.report,
+    }
+
+
+def _activity(run: LaneRun, plan: Plan, blocks: Blocks, goal: Goal, fixed: dict[str, Any]) -> Activity:
+    accesses, counts = count_accesses(run, plan), run.report.used
     waits = {
         "imbalance": math.ceil(counts.imbalance_cycles - 1e-6),
         "bank_conflict": math.ceil(counts.bank_conflict_cycles - 1e-6),
         "metadata": math.ceil(counts.metadata_cycles - 1e-6),
         "array_fill": math.ceil(counts.fill_cycles - 1e-6),
     }
-    dram_weights = run.weights[run.accelerator.dram.name].stored
+    busy = fixed["compute_cycles"] + sum(waits.values())
     return Activity(
-        macs=run.macs,
-        compute_cycles=compute,
-        stall_cycles=waits | _memory_stalls(run, blocks, accesses, compute + sum(waits.values()), goal),
+        stall_cycles=waits | _memory_stalls(run, blocks, accesses, busy, goal),
         accesses=accesses,
-        vector_operations=0,
-        utilization=run.macs.done / (pes * compute),
         mapping=f"{blocks.outputs} x {blocks.pixels} passes; {plan.describe()}",
-        multiplier_bits=0,
-        weight_bits=dram_weights.bits,
-        final_writes=run.layer.output_elements,
         final_write_bits=accesses[run.accelerator.dram.name]["output"].write_bits,
-        resident_bytes=_resident(run, plan),
-        resident_input_bytes=_resident(run, plan),
-        operations=_operations(run),
-        sparse=run.report,
+        **fixed,
     )
 
 
-def _resident(run: LaneRun, plan: Plan) -> int:
+def _resident(run: LaneRun) -> int:
     """Of the memory that holds inputs: all of the input, or all of its part."""
     memory = run.accelerator.buffer("input")
     whole = -(-run.images[memory.name][0].bits // 8)

@@ -12,11 +12,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from accel_models.errors import InvalidInputError
-from accel_models.kernels import sparse_banks, sparse_lanes, sparse_pass
+from accel_models.kernels import sparse_banks, sparse_pass, weight_passes
 from accel_models.kernels.masks import count_columns, count_tiles
 from accel_models.masks import Mask
 from accel_models.sparse_array import Operand, SparseArray, SparseCounts, SparseShape
-from accel_models.sparse_tiles import Ints, Side, count_reads, dense_columns, masked_columns, tile_order, tile_vectors
+from accel_models.sparse_passes import Met, count_passes, plan_passes
+from accel_models.sparse_tiles import (
+    Ints,
+    Side,
+    Totals,
+    count_reads,
+    dense_columns,
+    masked_columns,
+    tile_order,
+    tile_vectors,
+)
 
 _NO_WORDS = np.zeros((1, 1), np.uint64)
 _NO_WORDS.flags.writeable = False  # as the words of a mask: the kernels compile once
@@ -169,10 +179,11 @@ def _words(mask: Mask | None, group: int, rows: int) -> NDArray[np.uint64] | Non
 def _run_group(array: SparseArray, shape: SparseShape, first: Side, second: Side, held: int, swapped: bool) -> GroupRun:
     columns, shares, times = dense_columns(second) if second.words is None else masked_columns(second)
     order, order_times = tile_order(first, array.balance == "greedy" and not swapped)
-    kept = None
-    if _is_fast(array, shape, first, second, columns):
-        cycles, kept = _fast_passes(array, shape, first, int(times.sum()), int((times * shares.sum(1)).sum()))
+    fast = _fast_passes(array, shape, first, second, held, (columns, shares, times))
+    if fast is not None:
+        cycles, known = fast
     else:
+        known = None
         mode, vectors, other_vectors = _mode(first, second, shape.reduction)
         words, other_words = (_NO_WORDS if side.words is None else side.words for side in (first, second))
         timing = _timing(array, shape, held)
@@ -187,7 +198,7 @@ def _run_group(array: SparseArray, shape: SparseShape, first: Side, second: Side
     elif array.accumulator_banks:
         sides = (second, first) if swapped else (first, second)
         conflicts = _scatter(array, shape, *sides) - cycles.waited
-    reads = count_reads(first, second, held, shape.reduction, kept)
+    reads = count_reads(first, second, held, shape.reduction, known)
     pairs = first.tiles * second.tiles if first.words is not None and second.words is not None else 0
     return GroupRun(*cycles, conflicts, int(order_times.sum() * times.sum()), *reads, pairs)
 
@@ -205,37 +216,23 @@ def _timing(array: SparseArray, shape: SparseShape, held: int) -> sparse_pass.Ti
     )
 
 
-def _is_fast(array: SparseArray, shape: SparseShape, first: Side, second: Side, columns: Ints) -> bool:
-    """Whether lanes hold one row each, meet one vector, and wait after every segment that words can be cut into."""
-    if first.words is None or second.words is not None or not first.single:
-        return False
-    one_each = array.latch_cycles == 0 and array.balance == "none" and bool((columns <= 1).all())
-    return one_each and fast_segment(array, shape.reduction) is not None
-
-
-def fast_segment(array: SparseArray, reduction: int) -> int | None:
-    """Segment that `lane_passes` counts with: the whole row where lanes do not wait before its end; None: it cannot."""
-    segment = array.segment or reduction
-    if array.look_ahead == 0 and array.vector_reduction == 1 and array.least_cycles == 0:
-        segment = reduction
-    if segment >= reduction:
-        return reduction
-    words = segment % 64 == 0 or segment in sparse_lanes.PACKED
-    return segment if array.look_ahead == 1 and words else None
-
-
 def _fast_passes(
-    array: SparseArray, shape: SparseShape, first: Side, times: int, lanes: int
-) -> tuple[sparse_pass.PassCycles, int]:
-    """Cycles, and kept weights; `times` groups of pixels with `lanes` lanes in all repeat every pass."""
-    assert first.words is not None
-    segment = fast_segment(array, shape.reduction) or shape.reduction
-    one = sparse_lanes.lane_passes(
-        first.words, shape.reduction, first.lanes, segment, array.vector_reduction, array.least_cycles
-    )
-    segments, passes = -(-shape.reduction // (array.segment or shape.reduction)), -(-first.rows // first.lanes)
-    total = one.waited + array.segment_cycles * segments * passes
-    return sparse_pass.PassCycles(total * times, one.waited * times, one.balanced * times, one.busy * lanes), one.kept
+    array: SparseArray, shape: SparseShape, first: Side, second: Side, held: int, groups: tuple[Ints, Ints, Ints]
+) -> tuple[sparse_pass.PassCycles, Totals] | None:
+    """Cycles and what the tiles hold, where one kernel of `sparse_passes` knows them; groups: of `dense_columns`."""
+    if first.words is None or second.words is not None or first.unit != 1:
+        return None
+    flat = first.words.reshape(-1)
+    layers = np.array([(0, first.rows, first.words.shape[1], shape.reduction)], np.int64)
+    total, sums = np.zeros(4, np.int64), np.zeros(weight_passes.COLUMNS, np.int64)
+    for vectors, lanes, times in zip(*groups, strict=True):
+        met = Met(int(vectors.max()), int(vectors @ lanes), int(lanes.sum()))
+        plan = plan_passes(array, first.tile, first.vector, first.lanes, shape.reduction, met)
+        if plan is None:
+            return None
+        sums = count_passes(array, plan, flat, layers, met, held == sparse_pass.HELD_FIRST)[0]
+        total += times * sums[: weight_passes.KEPT]
+    return sparse_pass.PassCycles(*total.tolist()), Totals(*sums[weight_passes.KEPT :].tolist())
 
 
 def _mode(first: Side, second: Side, reduction: int) -> tuple[int, Ints, Ints]:

@@ -110,21 +110,33 @@ def planar_tiling(layer: Conv2d, array: SparseArray, accumulators: int) -> Plana
 def planar_inputs(layer: Conv2d, tiling: PlanarTiling, inputs: ArrayLike) -> list[Mask]:
     """Masks of the planar tiles, one for every cut; inputs: bool [1, C, H, W].
 
+    A stride parts the inputs into phases, those that meet the taps of the filter's phases. A phase that begins outside
+    the image keeps its place in the tiles, one row or column off, which only the accumulator banks could tell.
+
     Raises
     ------
     InvalidInputError
-        The array has another shape than the layer's input, or the layer has a stride (use densities).
+        The array has another shape than the layer's input.
     """
     kept = np.asarray(inputs, np.bool_)
     _check(layer, kept, (1, layer.c, *layer.height_width))
-    if layer.stride != (1, 1):
-        raise InvalidInputError(f"layer {layer.name!r}: masks of planar tiles need stride 1; use densities instead")
     (down, across), (height, width), n = tiling.tiles, tiling.tile, math.isqrt(tiling.cuts)
-    plane = np.zeros((layer.c, down * n * height, across * n * width), np.bool_)
-    rows, columns = (min(a, b) for a, b in zip(kept.shape[2:], plane.shape[1:], strict=True))
-    plane[:, :rows, :columns] = kept[0, :, :rows, :columns]
+    phases = _phases(kept[0], layer)
+    plane = np.zeros((len(phases), down * n * height, across * n * width), np.bool_)
+    plane[:, : phases.shape[1], : phases.shape[2]] = phases
     parts = plane.reshape(layer.groups, -1, down, n, height, across, n, width).transpose(3, 6, 0, 2, 5, 1, 4, 7)
     return [Mask.from_bool(parts[i, j].reshape(layer.groups * down * across, -1)) for i in range(n) for j in range(n)]
+
+
+def _phases(image: NDArray[np.bool_], layer: Conv2d) -> NDArray[np.bool_]:
+    """[C x phases, ceil(H / stride), ceil(W / stride)]: phase f (down, then across) is what tap f of a filter meets."""
+    (down, across), (top, left) = layer.stride, layer.padding
+    rows, columns = (-(-size // stride) for size, stride in zip(image.shape[1:], layer.stride, strict=True))
+    padded = np.zeros((len(image), rows * down, columns * across), np.bool_)
+    padded[:, : image.shape[1], : image.shape[2]] = image
+    split = padded.reshape(-1, rows, down, columns, across).transpose(0, 2, 4, 1, 3)
+    split = split[:, (np.arange(down) - top) % down][:, :, (np.arange(across) - left) % across]
+    return split.reshape(-1, rows, columns)
 
 
 def _grid_edge(layer: Conv2d, array: SparseArray) -> int:

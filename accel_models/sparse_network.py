@@ -9,10 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from accel_models.errors import InvalidInputError
-from accel_models.kernels.sparse_lanes import network_passes
+from accel_models.kernels import weight_passes as kernel
+from accel_models.kernels.sparse_banks import gather_conflicts
 from accel_models.masks import Mask
 from accel_models.sparse_array import SparseArray
-from accel_models.sparse_engine import fast_segment
+from accel_models.sparse_passes import Met, count_passes, plan_passes
+from accel_models.sparse_tiles import Side, tile_order
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +32,10 @@ class NetworkPasses:
     """int64 [layers] each: what one group of pixels takes in every layer; see `SparseCounts` for the parts."""
 
     cycles: NDArray[np.int64]
+    """With metadata and bank conflicts, without fill and drain."""
     imbalance_cycles: NDArray[np.int64]
+    metadata_cycles: NDArray[np.int64]
+    bank_conflict_cycles: NDArray[np.int64]
     kept_weights: NDArray[np.int64]
 
 
@@ -49,29 +54,39 @@ def pack_network(masks: Sequence[Mask]) -> PackedNetwork:
 
 
 def network_cycles(array: SparseArray, network: PackedNetwork) -> NetworkPasses:
-    """Cycles of every layer for one group of pixels, without bank conflicts, metadata and fill.
+    """Cycles of every layer for one group of pixels without zeros.
 
     Raises
     ------
     InvalidInputError
-        The array does more than skip weights row by row with a wait after every segment; use `run_masks`.
+        The array does more with weights than `sparse_passes.plan_passes` knows; use `run_masks`.
     """
-    segments = {fast_segment(array, int(bits)) for bits in network.layers[:, 3]}
-    rows = array.tile_outputs == array.tile_pixels == array.vector_outputs == 1 and array.balance == "none"
-    if array.skip not in ("weight", "both") or not rows or None in segments:
+    vectors = -(-array.tile_pixels // array.vector_pixels)
+    met = Met(vectors, vectors * array.lane_pixels, array.lane_pixels)
+    longest = int(network.layers[:, 3].max())
+    plan = plan_passes(array, array.tile_outputs, array.vector_outputs, array.lane_outputs, longest, met)
+    if plan is None or not array.skips("weight") or array.accumulator_banks:
         raise InvalidInputError(
-            f"{array.name}: only arrays that skip weights row by row, in segments of 4, 8, 16, 32, a multiple of 64 or "
-            "a whole row, run a network in one pass; use run_masks layer by layer"
+            f"{array.name}: a network runs in one pass where weights are skipped row by row in segments of 4, 8, 16, "
+            "32, a multiple of 64 or a whole row, or tile by tile in vectors of 1, 2, 4, … weights without a wait "
+            "inside the row; use run_masks layer by layer"
         )
-    free = array.look_ahead == 0 and array.vector_reduction == 1 and array.least_cycles == 0
-    out = np.empty((len(network.layers), 4), np.int64)
-    network_passes(
-        network.words,
-        network.layers,
-        array.lane_outputs,
-        0 if free else array.segment,
-        array.vector_reduction,
-        array.least_cycles,
-        out,
+    found = count_passes(array, plan, network.words, network.layers, met, array.held == "weight")
+    waited, conflicts = found[:, kernel.WAITED], np.zeros(len(found), np.int64)
+    if array.gather_banks:
+        conflicts = np.array([_conflicts(array, network, i) for i in range(len(found))], np.int64)
+    return NetworkPasses(
+        cycles=found[:, kernel.TOTAL] + conflicts,
+        imbalance_cycles=waited - found[:, kernel.BALANCED],
+        metadata_cycles=found[:, kernel.TOTAL] - waited,
+        bank_conflict_cycles=conflicts,
+        kept_weights=found[:, kernel.KEPT],
     )
-    return NetworkPasses(out[:, 0], out[:, 0] - out[:, 1], out[:, 3])
+
+
+def _conflicts(array: SparseArray, network: PackedNetwork, layer: int) -> int:
+    """Bank conflicts of one layer and group of pixels."""
+    start, rows, row_words, _ = (int(x) for x in network.layers[layer])
+    words = network.words[start : start + rows * row_words].reshape(rows, row_words)
+    order, _ = tile_order(Side(words, rows, 1, 1, 1, array.lane_outputs))
+    return int(gather_conflicts(words, order, array.gather_banks, array.gather_window, array.vector_reduction))

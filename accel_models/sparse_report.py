@@ -15,16 +15,20 @@ class SparseReport:
     Attributes
     ----------
     exact
-        From the mask of the weights (inputs of a density are drawn); None: no mask is known.
+        From the masks of weights and inputs (what has a density alone is drawn), the mean over captured runs; None: no
+        mask is known that the lanes could make something of.
     expected
         Mean over random masks of the same structure or density.
     standard_error
         Of the expected cycles; 0: closed form.
+    run_cycles
+        Mask-exact cycles of every captured run; empty without captured inputs.
     """
 
     exact: SparseCounts | None
     expected: SparseCounts
     standard_error: float
+    run_cycles: tuple[float, ...] = ()
 
     @property
     def used(self) -> SparseCounts:
@@ -50,6 +54,7 @@ class SparseReport:
         return {
             "exact": None if self.exact is None else _counts(self.exact),
             "expected": {**_counts(self.expected), "standard_error": self.standard_error},
+            "run_cycles": list(self.run_cycles),
             "balanced_cycles": self.balanced_cycles,
             "imbalance_cycles": self.used.imbalance_cycles,
             "over_balanced_cycles": self.over_balanced_cycles,

@@ -83,6 +83,7 @@ class _Weights:
     bits: int
 
 
+@lru_cache(maxsize=4096)
 def _shape_of(layer: Conv2d | Gemm) -> _Weights:
     cols = layer.as_gemm().k
     return _Weights(layer.weight_elements // cols, cols, kernels_per_row(layer)[1], layer.bits.weight)

@@ -133,13 +133,14 @@ def tile_vectors(side: Side, reduction: int) -> Ints:
     return -(-tile_elements(side, reduction) // side.vector)
 
 
-def count_reads(first: Side, second: Side, held: int, reduction: int, kept: int | None) -> tuple[int, int]:
+def count_reads(first: Side, second: Side, held: int, reduction: int, known: Totals | None) -> tuple[int, int]:
     """Elements of the two operands that the lanes read.
 
     A vector is read for every vector of the other operand that it meets; a held one once for every tile that it meets.
+    known: of the first operand, where they were counted already.
     """
     if second.words is None:
-        a = one_side(first, reduction, kept)
+        a = known or one_side(first, reduction)
         elements, vectors = second.rows * second.unit, second.dense_vectors
         return (
             a.elements * (second.tiles if held == HELD_FIRST else vectors),
@@ -152,14 +153,12 @@ def count_reads(first: Side, second: Side, held: int, reduction: int, kept: int 
     )
 
 
-def one_side(side: Side, reduction: int, kept: int | None) -> Totals:
-    """Totals in one number each; `kept` elements, where they are known, of a mask of single elements."""
-    if kept is None and side.words is not None and side.single:
+def one_side(side: Side, reduction: int) -> Totals:
+    """Totals in one number each."""
+    if side.words is not None and side.single:
         counts = np.empty(side.rows, np.int64)
         count_rows(side.words, counts)
-        kept = int(counts.sum())
-    if kept is not None:
-        return Totals(kept, kept, kept)
+        return Totals(*(int(counts.sum()),) * 3)
     if side.words is None:
         return Totals(side.rows * side.unit * reduction, side.dense_vectors * reduction, side.tiles * reduction)
     elements = tile_elements(side, reduction)

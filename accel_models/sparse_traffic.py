@@ -122,7 +122,8 @@ class Plan:
         return f"{self.held}; weights fetched {self.weight_fetches} x, inputs {float(self.input_fetches):.3g} x"
 
 
-def plans(blocks: Blocks, room: Room) -> list[Plan]:
+@lru_cache(maxsize=8192)
+def plans(blocks: Blocks, room: Room) -> tuple[Plan, ...]:
     """The plans worth comparing: as much held as fits, of every operand; none moves more of everything than another.
 
     Streaming both operands always works, and so do parts of the reduction with one block each, whose sums stay.
@@ -135,13 +136,24 @@ def plans(blocks: Blocks, room: Room) -> list[Plan]:
     return _undominated(found)
 
 
-def _undominated(found: list[Plan]) -> list[Plan]:
+def _undominated(found: list[Plan]) -> tuple[Plan, ...]:
     """Of equal plans the first."""
-    left: list[tuple[tuple[float, ...], Plan]] = []
-    for moves, plan in sorted(((plan.moves, plan) for plan in found), key=lambda item: item[0]):
-        if not any(all(map(le, other, moves)) for other, _ in left):
-            left.append((moves, plan))
-    return [plan for _, plan in left]
+    return tuple(found[i] for i in _least([plan.moves for plan in found]))
+
+
+def _least(moves: list[tuple[float, ...]]) -> list[int]:
+    """Places of the tuples that no other one equals or beats everywhere; of equal ones the first."""
+    left: list[int] = []
+    kept: list[tuple[float, ...]] = []
+    for i in sorted(range(len(moves)), key=moves.__getitem__):
+        own = moves[i]
+        for other in kept:
+            if all(map(le, other, own)):
+                break
+        else:
+            left.append(i)
+            kept.append(own)
+    return left
 
 
 def _inputs_held(blocks: Blocks, room: Room, held: int) -> Plan:
@@ -170,16 +182,42 @@ def _weights_held(blocks: Blocks, room: Room, held: int, line: bool) -> Plan:
 
 
 def _output_plans(blocks: Blocks, room: Room) -> Iterator[Plan]:
-    """Sums of H x G blocks within the output buffer, of fixed sizes: more room never takes a plan away."""
+    """Sums of H x G blocks within the output buffer, of fixed sizes: more room never takes a plan away.
+
+    They differ in what they fetch and park only, so most are left before a `Plan` is made of them.
+    """
     yield _streamed(blocks)
+    if not room.weight_bits or not room.input_bits:
+        return
+    parts_of: list[tuple[int, float]] = []  # of as many pixel blocks as were reached
+    found: list[tuple[int, int, int]] = []
+    moves: list[tuple[float, ...]] = []
     for outputs in _sizes(blocks.outputs):
         most = room.output_bits // (outputs * blocks.sum_bits)
-        for pixels in _sizes(blocks.pixels):
+        weight_parts = max(1, -(-2 * outputs * blocks.weight_block_bits // room.weight_bits))
+        for i, pixels in enumerate(_sizes(blocks.pixels)):
             if pixels > most and outputs * pixels > 1:  # one block of each stays in the lanes
                 break
-            plan = _output_plan(blocks, room, outputs, pixels)
-            if plan is not None:
-                yield plan
+            if i == len(parts_of):
+                parts_of.append(_pixel_part(blocks, room, pixels))
+            parts = max(weight_parts, parts_of[i][0])
+            if parts <= blocks.reduction:  # else not even one index of the reduction fits
+                groups, parked = -(-blocks.outputs // outputs), parts - 1 if outputs * pixels > 1 else 0
+                found.append((outputs, pixels, parts))
+                moves.append((-(-blocks.pixels // pixels), groups * parts_of[i][1], parked))
+    for i in _least(moves):
+        yield _output_plan(blocks, *found[i])
+
+
+def _pixel_part(blocks: Blocks, room: Room, pixels: int) -> tuple[int, float]:
+    """(parts of the reduction that fit the input buffer, inputs fetched over those of the image) of G blocks."""
+    parts = -(-2 * blocks.rows(pixels) * blocks.row_bits // room.input_bits)
+    unrolled = blocks.unrolled.numerator / blocks.unrolled.denominator
+    return parts, min(unrolled, blocks.fetched_rows(pixels) / blocks.image_rows)
+
+
+def _image(blocks: Blocks, pixels: int) -> Fraction:
+    return min(blocks.unrolled, Fraction(blocks.fetched_rows(pixels), blocks.image_rows))
 
 
 @lru_cache(maxsize=1024)
@@ -200,20 +238,12 @@ def _streamed(blocks: Blocks) -> Plan:
     )
 
 
-def _output_plan(blocks: Blocks, room: Room, outputs: int, pixels: int) -> Plan | None:
-    """G = `pixels`, H = `outputs`; None: not even one index of the reduction fits."""
-    weights, inputs = outputs * blocks.weight_block_bits, blocks.rows(pixels) * blocks.row_bits
-    if not room.weight_bits or not room.input_bits:
-        return None
-    parts = max(1, -(-2 * weights // room.weight_bits), -(-2 * inputs // room.input_bits))
-    if parts > blocks.reduction:
-        return None
-    groups = -(-blocks.outputs // outputs)
-    image = min(blocks.unrolled, Fraction(blocks.fetched_rows(pixels), blocks.image_rows))
+def _output_plan(blocks: Blocks, outputs: int, pixels: int, parts: int) -> Plan:
+    """G = `pixels`, H = `outputs`."""
     return Plan(
         held=f"outputs held, {outputs} x {pixels} blocks at a time, reduction in {parts} parts",
         weight_fetches=-(-blocks.pixels // pixels),
-        input_fetches=groups * image,
+        input_fetches=-(-blocks.outputs // outputs) * _image(blocks, pixels),
         weight_deliveries=blocks.pixels,
         input_deliveries=blocks.outputs,
         parts=parts,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 import time
@@ -12,8 +13,8 @@ from torch import nn
 
 from benchmarks.registry import Row, benchmark
 from cosim.networks import build_network, network_input_shape
-from cosim.pruning.dpp import attach_masks, entropy_penalty, find_masks
-from cosim.pruning.dpp_schedules import parameter_groups
+from cosim.pruning.dpp import attach_masks, find_masks
+from cosim.pruning.dpp_schedules import MaskSchedule
 from cosim.pruning.plan import MaskPlan
 
 DENSITY = 0.05
@@ -58,14 +59,14 @@ def _stepper(network: str, batch: int, *, masks: bool) -> Callable[[], None]:
     model = build_network(network).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if masks:
         attach_masks(model, _plans(model))
-    optimizer = torch.optim.Adam(parameter_groups(model, 1e-3), fused=True)
+    optimizer = torch.optim.Adam(model.parameters(), 1e-3, fused=True)
+    schedule, done = MaskSchedule(), itertools.count(1)
 
     def step() -> None:
-        optimizer.zero_grad()
-        loss = nn.functional.cross_entropy(model(images), labels)
         if masks:
-            loss = loss + entropy_penalty(model)
-        loss.backward()
+            schedule.apply(model, next(done) * 1e-5)
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(images), labels).backward()
         optimizer.step()
 
     assert bool(find_masks(model)) == masks

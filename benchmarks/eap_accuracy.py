@@ -104,10 +104,12 @@ def _first(split: Split, count: int) -> Split:
     return Split(split.images[:count], split.labels[:count], split.normalization) if count else split
 
 
-def run_case(case: Case, dense: Dense, checkpoint: Path) -> dict[str, float]:
-    """Accuracies of one case, and what it cost."""
+def run_case(
+    case: Case, dense: Dense, checkpoint: Path, scores: Mapping[str, Tensor] | None = None
+) -> dict[str, float]:
+    """Accuracies of one case, and what it cost; by other scores than the criterion's, if they are given."""
     start = time.perf_counter()
-    scores = _scores(case, dense)
+    scores = score_case(case, dense) if scores is None else scores
     widths = choose_widths(case, dense, scores)
     plan = select_plan(case.network, dense.groups, scores, widths, case.normalisation)  # type: ignore[arg-type]
     model = remove_filters(dense.model, torch.zeros(1, *dense.test.images.shape[1:]), plan, dense.groups)
@@ -135,7 +137,7 @@ def run_case(case: Case, dense: Dense, checkpoint: Path) -> dict[str, float]:
     return found | {"seconds": time.perf_counter() - start}
 
 
-def _scores(case: Case, dense: Dense) -> dict[str, Tensor]:
+def score_case(case: Case, dense: Dense) -> dict[str, Tensor]:
     order = torch.randperm(len(dense.train), generator=torch.Generator().manual_seed(case.seed))[:SCORE_IMAGES]
     batches = ((dense.train.batch(part), dense.train.labels[part]) for part in order.split(SCORE_BATCH))
     layers = [layer for group in prunable_groups(dense.groups) for layer in group.producers]
@@ -190,7 +192,7 @@ def show(results: Mapping[str, Mapping[str, Any]]) -> None:
         table.add_column(name, justify="left" if name in ("network", "criterion", "how") else "right", overflow="fold")
     for group in rows.values():
         case = group[0]["case"]
-        numbers = [_spread([r["found"].get(n) for r in group]) for n in ("macs", "parameters", "dense", *STAGES)]
+        numbers = [spread([r["found"].get(n) for r in group]) for n in ("macs", "parameters", "dense", *STAGES)]
         table.add_row(case["network"], case["criterion"], _how(case), *numbers, str(len(group)))
     Console(width=150).print(table)
 
@@ -203,7 +205,7 @@ def _how(case: Mapping[str, Any]) -> str:
     return ", ".join(parts) + (f", {case['images']} images only" if case["images"] else "")
 
 
-def _spread(values: Sequence[float | None]) -> str:
+def spread(values: Sequence[float | None]) -> str:
     known = [100 * value for value in values if value is not None]
     if not known:
         return "-"
@@ -241,8 +243,9 @@ def _cases(options: argparse.Namespace) -> list[Case]:
     ]
 
 
-def _checkpoint(results: Path, case: Case) -> Path:
-    return results.with_name(f"{results.stem}-{zlib.crc32(case.key.encode()):08x}.checkpoint")
+def checkpoint_of(results: Path, key: str) -> Path:
+    """Where the training of a case is kept until it ends."""
+    return results.with_name(f"{results.stem}-{zlib.crc32(key.encode()):08x}.checkpoint")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -278,7 +281,7 @@ def main() -> None:
             continue
         if case.network not in dense:
             dense[case.network] = load_dense(case.network, case.images)
-        found = run_case(case, dense[case.network], _checkpoint(options.json, case))
+        found = run_case(case, dense[case.network], checkpoint_of(options.json, case.key))
         results[case.key] = {"case": asdict(case), "found": found}
         write_json(options.json, results)
         shown = ", ".join(f"{name} {100 * found[name]:.2f}" for name in STAGES if name in found)

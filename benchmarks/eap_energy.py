@@ -1,117 +1,183 @@
-"""Filters chosen for an accelerator's energy against filters chosen for multiplications, at equal predicted energy.
+"""Energy budgets against budgets of multiplications, at equal predicted energy on an accelerator.
 
     COSIM_DATA=data python -m benchmarks.eap_energy resnet20_cifar --json energy.json
+    python -m benchmarks.eap_energy --json energy.json          # the table of what is there
 
-For each accelerator: the plan of a budget on multiplications (score lost per multiplication saved) sets the energy; the
-other plan has that energy as its budget (score lost per picojoule saved). Accuracies after recalibration of the batch
-normalisation, of all 10,000 test images of CIFAR-10.
+One plan loses a share of the multiplications; its predicted energy is the budget of the other. Both minimise the same
+loss (`worth_widths`): the sum of the removed scores, or what the groups were measured to lose (`calibrated_scores`).
+Accuracies of all 10,000 test images, after batch normalisation is recalibrated on training images.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
+import statistics
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 
 from accel_models.accelerator import load_accelerator
-from accel_models.evaluate import simulate
 from benchmarks.eap_accuracy import SCORE_BATCH, SCORE_IMAGES, Dense, load_dense, read_results
-from cosim.codesign.evaluator import extract_plan
+from benchmarks.eap_variants import divergence
+from cosim.codesign.width_cost import hardware_cost
+from cosim.data import Split
 from cosim.files import write_json
-from cosim.pruning.apply import plan_of_groups, prunable_groups, remove_filters
+from cosim.pruning.apply import prunable_groups, remove_filters
 from cosim.pruning.counting import Cost, Widths
 from cosim.pruning.criteria import ScoreOptions, criterion_names, score_layers
+from cosim.pruning.criteria.combining import Normalisation
 from cosim.pruning.selection import Budget, WidthRules, select_plan, worth_widths
-from cosim.training import evaluate, recalibrate_batchnorm
+from cosim.pruning.sensitivity import calibrated_scores, measure_sensitivity
+from cosim.training import evaluate, predict, recalibrate_batchnorm
 
-ACCELERATORS = ("edge_ws_16x16", "tpu_like_128x128")
-
-
-def energy_cost(accelerator: str, network: str, dense: Dense) -> Cost:
-    """Energy of one inference in pJ as a function of the widths; each set of widths is simulated once."""
-    hardware, example = load_accelerator(accelerator), torch.zeros(1, *dense.test.images.shape[1:])
-    sizes = {group.name: group.size for group in dense.groups}
-    known: dict[tuple[tuple[str, int], ...], float] = {}
-
-    def cost(widths: Widths) -> float:
-        smaller = {name: width for name, width in widths.items() if width < sizes[name]}
-        key = tuple(sorted(smaller.items()))
-        if key not in known:
-            plan = plan_of_groups(network, dense.groups, smaller)
-            known[key] = simulate(hardware, *extract_plan(plan, dense.model, example, dense.groups)).energy_pj
-        return known[key]
-
-    return cost
+ACCELERATORS = ("tpu_like_256x256", "tpu_like_128x128", "gemmini_16x16", "eyeriss_v2")
+"""Where the plan by energy is predicted to lose at least 5 % less on ResNet-20; elsewhere energy follows MACs."""
+PROBE_IMAGES, RECALIBRATED = 256, 2048
+"""Training images that measure what a group loses, and that recalibrate a plan's network."""
+LEAST = 0.1
+"""Share of a group that stays at least."""
+KEEP = (LEAST, 0.25, 0.5, 0.75)
+"""Shares of its channels at which a group is measured; the least one, or its loss would be a guess."""
+Scores = Mapping[str, Tensor]
 
 
-def compare(
-    network: str, dense: Dense, accelerator: str, options: argparse.Namespace, seed: int
-) -> dict[str, Mapping[str, float]]:
-    """Budget -> share of multiplications and energy that stays, and the accuracies."""
-    energy = energy_cost(accelerator, network, dense)
-    order = torch.randperm(len(dense.train), generator=torch.Generator().manual_seed(seed))[:SCORE_IMAGES]
-    batches = ((dense.train.batch(part), dense.train.labels[part]) for part in order.split(SCORE_BATCH))
+def drawn(dense: Dense, count: int, seed: int) -> Split:
+    """Training images."""
+    order = torch.randperm(len(dense.train), generator=torch.Generator().manual_seed(seed))[:count]
+    return Split(dense.train.images[order], dense.train.labels[order], dense.train.normalization)
+
+
+def criterion_scores(dense: Dense, criterion: str, seed: int) -> dict[str, Tensor]:
+    images = drawn(dense, SCORE_IMAGES, seed)
+    parts = torch.arange(len(images)).split(SCORE_BATCH)
     layers = [layer for group in prunable_groups(dense.groups) for layer in group.producers]
-    scores = score_layers(dense.model, batches, layers, options.criterion, options=ScoreOptions(seed=seed))
-    streams = tuple(g.name for g in prunable_groups(dense.groups) if len(g.producers) > 1)
-    rules = WidthRules(min_share=0.1, multiple=options.multiple, exclude=streams)
-    macs = Budget("MACs", (1 - options.macs_cut) * dense.macs({}), dense.macs)
-    found, widths = {}, worth_widths(dense.groups, scores, [macs], rules)
-    found["MACs"] = _judge(network, dense, energy, widths, scores)
-    same = Budget("energy_pj", energy(widths), energy)
-    widths = worth_widths(dense.groups, scores, [same], rules)
-    found["energy"] = _judge(network, dense, energy, widths, scores)
-    return found
+    batches = ((images.batch(part), images.labels[part]) for part in parts)
+    return score_layers(dense.model, batches, layers, criterion, options=ScoreOptions(seed=seed))
 
 
-def _judge(
-    network: str, dense: Dense, energy: Cost, widths: Widths, scores: Mapping[str, torch.Tensor]
-) -> Mapping[str, float]:
-    plan = select_plan(network, dense.groups, scores, widths)
-    model = remove_filters(dense.model, torch.zeros(1, *dense.test.images.shape[1:]), plan, dense.groups)
-    found = {
-        "macs": dense.macs(widths) / dense.macs({}),
-        "energy": energy(widths) / energy({}),
-        "pruned": evaluate(model, dense.test),
+def measured_scores(dense: Dense, scores: Scores, seed: int) -> dict[str, Tensor]:
+    """Scores in units of the divergence from the dense network's outputs."""
+    images, example = drawn(dense, PROBE_IMAGES, seed), torch.zeros(1, *dense.test.images.shape[1:])
+    sure = predict(dense.model, images)
+    sensitivity = measure_sensitivity(
+        dense.model, example, dense.groups, scores, lambda model: -divergence(model, sure, images), KEEP
+    )
+    return calibrated_scores(dense.groups, scores, sensitivity)
+
+
+class Plans:
+    """Widths for budgets, and accuracies of the networks, for one importance; a plan is judged once."""
+
+    def __init__(self, network: str, dense: Dense, scores: Scores, how: Normalisation, seed: int) -> None:
+        self.network, self.dense, self.scores, self.how, self.seed = network, dense, scores, how, seed
+        streams = tuple(g.name for g in prunable_groups(dense.groups) if len(g.producers) > 1)
+        self.rules = WidthRules(min_share=LEAST, exclude=streams)
+        self.known: dict[tuple[int, ...], float] = {}
+
+    def widths(self, name: str, limit: float, cost: Cost) -> dict[str, int]:
+        return worth_widths(self.dense.groups, self.scores, [Budget(name, limit, cost)], self.rules, self.how)
+
+    def accuracy(self, widths: Widths) -> float:
+        key = tuple(widths.values())
+        if key not in self.known:
+            plan = select_plan(self.network, self.dense.groups, self.scores, widths, self.how)
+            example = torch.zeros(1, *self.dense.test.images.shape[1:])
+            model = remove_filters(self.dense.model, example, plan, self.dense.groups)
+            recalibrate_batchnorm(model, drawn(self.dense, RECALIBRATED, self.seed))
+            self.known[key] = evaluate(model, self.dense.test)
+        return self.known[key]
+
+
+def compare(plans: Plans, macs_cut: float, energy: Cost) -> dict[str, dict[str, Any]]:
+    """Budget -> share of multiplications and energy that stays, accuracy and widths."""
+    dense = plans.dense
+    by_macs = plans.widths("MACs", (1 - macs_cut) * dense.macs({}), dense.macs)
+    by_energy = plans.widths("energy_pj", energy(by_macs), energy)
+    return {
+        budget: {
+            "macs": dense.macs(widths) / dense.macs({}),
+            "energy": energy(widths) / energy({}),
+            "recalibrated": plans.accuracy(widths),
+            "widths": dict(widths),
+        }
+        for budget, widths in (("MACs", by_macs), ("energy", by_energy))
     }
-    recalibrate_batchnorm(model, dense.train)
-    return found | {"recalibrated": evaluate(model, dense.test)}
 
 
-def main() -> None:
-    """Run what is missing in the file and show the table."""
+def show(results: Mapping[str, Mapping[str, Any]]) -> None:
+    """Means over seeds, and the gain of the energy budget, mean ± sd of the seeds' differences."""
+    rows: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
+    for result in results.values():
+        names = ("network", "accelerator", "criterion", "importance", "macs_cut", "images")
+        rows.setdefault(tuple(str(result["case"][name]) for name in names), []).append(result["found"])
+    table = Table(title="Accuracy at equal predicted energy (%), mean over seeds", title_justify="left")
+    columns = ("network", "accelerator", "criterion", "importance", "cut", "images", "energy", "MACs of both", "both")
+    for name in (*columns, "gain", "seeds"):
+        table.add_column(name, overflow="fold")
+    for key, found in rows.items():
+        gains = [100 * (f["energy"]["recalibrated"] - f["MACs"]["recalibrated"]) for f in found]
+        shares = [_pair(found, name) for name in ("macs", "recalibrated")]
+        gain = f"{statistics.mean(gains):+.2f}" + (f" ± {statistics.stdev(gains):.2f}" if len(gains) > 1 else "")
+        table.add_row(*key, _pair(found, "energy"), *shares, gain, str(len(found)))
+    Console(width=170).print(table)
+
+
+def _pair(found: list[Mapping[str, Any]], name: str) -> str:
+    """The plan by multiplications, then the plan by energy."""
+    means = [100 * statistics.mean(f[budget][name] for f in found) for budget in ("MACs", "energy")]
+    return f"{means[0]:.2f} -> {means[1]:.2f}"
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.eap_energy", description=__doc__.splitlines()[0])
     parser.add_argument("networks", nargs="*", help="resnet20_cifar, resnet56_cifar; none: show the table")
     parser.add_argument("--json", type=Path, required=True, help="results, read and extended")
     parser.add_argument("--accelerators", nargs="+", default=list(ACCELERATORS))
     parser.add_argument("--criterion", default="nuclear_norm", choices=criterion_names())
+    parser.add_argument("--importance", nargs="+", default=["measured"], choices=("measured", "scores"))
     parser.add_argument("--macs-cut", type=float, default=0.40)
-    parser.add_argument("--multiple", type=int, default=1, help="widths are multiples of this")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--images", type=int, default=0, help="try the script on so many images")
-    options = parser.parse_args()
-    results, dense = read_results(options.json), {}  # type: dict, dict[str, Dense]
-    for network, accelerator, seed in itertools.product(options.networks, options.accelerators, options.seeds):
-        parts = (network, accelerator, options.criterion, options.macs_cut, options.multiple, options.images, seed)
-        key = ", ".join(map(str, parts))
-        if key not in results:
-            dense.setdefault(network, load_dense(network, options.images))
-            results[key] = compare(network, dense[network], accelerator, options, seed)
-            write_json(options.json, results)
-    table = Table(title="Accuracy at equal predicted energy (%)", title_justify="left")
-    for name in ("network, accelerator, criterion, cut, multiple, images, seed", "budget"):
-        table.add_column(name, overflow="fold")
-    for name in ("macs", "energy", "pruned", "recalibrated"):
-        table.add_column(name, justify="right")
-    for key, found in results.items():
-        for budget, values in found.items():
-            table.add_row(key, budget, *(f"{100 * value:.2f}" for value in values.values()))
-    Console(width=150).print(table)
+    return parser
+
+
+def main() -> None:
+    """Run what is missing in the file and show the table."""
+    options = _parser().parse_args()
+    torch.set_num_threads(1)
+    results = read_results(options.json)
+    for network in options.networks:
+        dense, costs = load_dense(network, options.images), {}  # type: Dense, dict[str, Cost]
+        for seed, importance in itertools.product(options.seeds, options.importance):
+            keys = {name: _case(options, network, name, importance, seed) for name in options.accelerators}
+            missing = {name: case for name, case in keys.items() if str(case) not in results}
+            plans = _plans(options, network, dense, importance, seed) if missing else None
+            for name, case in missing.items():
+                if name not in costs:
+                    example = torch.zeros(1, *dense.test.images.shape[1:])
+                    costs[name] = hardware_cost(load_accelerator(name), dense.model, example, dense.groups, network)
+                assert plans is not None
+                results[str(case)] = {"case": case, "found": compare(plans, options.macs_cut, costs[name])}
+                write_json(options.json, results)
+    show(results)
+
+
+def _case(options: argparse.Namespace, network: str, accelerator: str, importance: str, seed: int) -> dict[str, Any]:
+    shared = {name: getattr(options, name) for name in ("criterion", "macs_cut", "images")}
+    return {"network": network, "accelerator": accelerator, "importance": importance, **shared, "seed": seed}
+
+
+def _plans(options: argparse.Namespace, network: str, dense: Dense, importance: str, seed: int) -> Plans:
+    scores = criterion_scores(dense, options.criterion, seed)
+    if importance == "measured":
+        return Plans(network, dense, measured_scores(dense, scores, seed), "none", seed)
+    return Plans(network, dense, scores, "mean", seed)
 
 
 if __name__ == "__main__":

@@ -40,6 +40,48 @@ SetOption = Annotated[
     list[str] | None, typer.Option("--set", help="key=value: change one field, e.g. pe_array.rows=32. Repeatable.")
 ]
 
+DataOption = Annotated[
+    Path | None, typer.Option(file_okay=False, help="Folder of data sets; default $COSIM_DATA, else ./data.")
+]
+
+# of `simulate`
+WorkloadOption = Annotated[
+    str, typer.Option("-w", "--workload", help="Network name, ONNX file, SCALE-Sim topology CSV, or workload JSON.")
+]
+ObjectiveOption = Annotated[
+    str, typer.Option(help="What mappings are chosen for: energy, latency, or edp (energy x latency).")
+]
+ModeOption = Annotated[
+    str, typer.Option(help="ideal: everything overlaps; detailed: also first loads, last stores, requests.")
+]
+MasksOption = Annotated[
+    Path | None, typer.Option(dir_okay=False, help="Masks, or weights whose zeros count, by layer: .safetensors.")
+]
+ActivationMasksOption = Annotated[
+    Path | None, typer.Option(dir_okay=False, help="Captured inputs that are not 0, by layer, of `cosim capture`.")
+]
+DensityOption = Annotated[
+    list[str] | None, typer.Option(help="Share of inputs that are not 0: layer=0.4, 0.4, or a JSON. Repeatable.")
+]
+CompareOption = Annotated[
+    float | None, typer.Option(help="Where sparsity pays: every granularity at this density of the weights.")
+]
+SearchNodesOption = Annotated[
+    int, typer.Option(min=0, help="Search longer for mappings of flexible arrays, e.g. 1000000 nodes a layer.")
+]
+ScalesimConfigOption = Annotated[
+    Path | None, typer.Option(dir_okay=False, help="SCALE-Sim .cfg that describes the accelerator, instead of -a.")
+]
+ErtOption = Annotated[
+    Path | None, typer.Option(dir_okay=False, help="Accelergy energy reference table that replaces prices of -a.")
+]
+ArtOption = Annotated[
+    Path | None, typer.Option(dir_okay=False, help="Accelergy area reference table that replaces areas of -a.")
+]
+ScalesimReportsOption = Annotated[
+    Path | None, typer.Option(file_okay=False, help="Also write SCALE-Sim's reports there (systolic arrays).")
+]
+
 
 @app.callback()
 def _root(
@@ -67,123 +109,99 @@ def search(
 
 @app.command()
 def simulate(
-    workload: Annotated[
-        str,
-        typer.Option("-w", "--workload", help="Network name, ONNX file, SCALE-Sim topology CSV, or workload JSON."),
-    ],
+    workload: WorkloadOption,
     accelerator: Annotated[str | None, typer.Option("-a", "--accelerator", help="Library name or YAML file.")] = None,
     plan: Annotated[Path | None, typer.Option(help="Pruning plan to apply to a network.")] = None,
     settings: SetOption = None,
-    objective: Annotated[
-        str, typer.Option(help="What mappings are chosen for: energy, latency, or edp (energy x latency).")
-    ] = "edp",
-    mode: Annotated[
-        str, typer.Option(help="ideal: everything overlaps; detailed: also first loads, last stores, requests.")
-    ] = "detailed",
-    masks: Annotated[
-        Path | None, typer.Option(dir_okay=False, help="Masks, or weights whose zeros count, by layer: .safetensors.")
-    ] = None,
-    density: Annotated[
-        list[str] | None, typer.Option(help="Share of inputs that are not 0: layer=0.4, 0.4, or a JSON. Repeatable.")
-    ] = None,
-    compare_granularities: Annotated[
-        float | None, typer.Option(help="Where sparsity pays: every granularity at this density of the weights.")
-    ] = None,
-    search_nodes: Annotated[
-        int, typer.Option(min=0, help="Search longer for mappings of flexible arrays, e.g. 1000000 nodes a layer.")
-    ] = 0,
-    scalesim_config: Annotated[
-        Path | None, typer.Option(dir_okay=False, help="SCALE-Sim .cfg that describes the accelerator, instead of -a.")
-    ] = None,
-    ert: Annotated[
-        Path | None, typer.Option(dir_okay=False, help="Accelergy energy reference table that replaces prices of -a.")
-    ] = None,
-    art: Annotated[
-        Path | None, typer.Option(dir_okay=False, help="Accelergy area reference table that replaces areas of -a.")
-    ] = None,
-    scalesim_reports: Annotated[
-        Path | None, typer.Option(file_okay=False, help="Also write SCALE-Sim's reports there (systolic arrays).")
-    ] = None,
+    objective: ObjectiveOption = "edp",
+    mode: ModeOption = "detailed",
+    masks: MasksOption = None,
+    activation_masks: ActivationMasksOption = None,
+    density: DensityOption = None,
+    compare_granularities: CompareOption = None,
+    search_nodes: SearchNodesOption = 0,
+    scalesim_config: ScalesimConfigOption = None,
+    ert: ErtOption = None,
+    art: ArtOption = None,
+    scalesim_reports: ScalesimReportsOption = None,
     json_path: JsonOption = None,
 ) -> None:
     """Cycles, energy and traffic of a network on an accelerator, layer by layer.
 
     Example: `cosim simulate -a edge_os_16x16 -w digits_resnet --set pe_array.rows=32`
     """
-    from cosim.commands.simulate import SimulateRequest, run_simulate_command
+    from cosim.commands.simulate import OtherTools, SimulateRequest, ZeroFiles, run_simulate_command
 
     request = SimulateRequest(
         accelerator=accelerator,
         workload=workload,
-        plan=plan,
-        settings=tuple(settings or ()),
+        settings=settings or (),
         objective=objective,
         mode=mode,
         search_nodes=search_nodes,
-        masks=masks,
-        densities=tuple(density or ()),
         compare=compare_granularities,
-        scalesim_config=scalesim_config,
-        ert=ert,
-        art=art,
-        scalesim_reports=scalesim_reports,
+        zeros=ZeroFiles(plan=plan, masks=masks, activation_masks=activation_masks, densities=density or ()),
+        tools=OtherTools(scalesim_config=scalesim_config, ert=ert, art=art, scalesim_reports=scalesim_reports),
     )
     run_simulate_command(request, json_path, console)
 
 
 @app.command()
-def prune(
+def capture(
     network: Annotated[str, typer.Option("-n", "--network", help="Network name or module:function.")],
     dataset: Annotated[str, typer.Option("-d", "--dataset", help="Data set name.")],
-    plan: Annotated[Path | None, typer.Option(help="Plan to execute.")] = None,
-    keep: Annotated[
-        float | None, typer.Option(help="Share of the filters that stay, in (0, 1], in every group.")
-    ] = None,
-    criterion: Annotated[str, typer.Option(help="Ranks the filters.")] = "nuclear_norm",
-    epochs: Annotated[int, typer.Option(min=0, help="Fine-tuning epochs.")] = 2,
-    dense_epochs: Annotated[int, typer.Option(min=1, help="Epochs of the dense network.")] = 15,
-    lr: Annotated[float, typer.Option(help="Fine-tuning learning rate.")] = 0.05,
-    seed: Annotated[int, typer.Option(min=0, help="Data split, training and pruning; with --weights: theirs.")] = 0,
-    weights: Annotated[
-        Path | None, typer.Option(help="Weights that belong to the plan: measure them, train nothing.")
-    ] = None,
-    accelerator: Annotated[str | None, typer.Option("-a", "--accelerator", help="Also price the result on it.")] = None,
-    data: Annotated[
-        Path | None, typer.Option(file_okay=False, help="Folder of data sets; default $COSIM_DATA, else ./data.")
-    ] = None,
-    download: Annotated[
-        bool, typer.Option("--download", help="Fetch the data set from its official address if it is not there.")
-    ] = False,
-    out: OutOption = None,
+    weights: Annotated[Path, typer.Option(dir_okay=False, help="Trained weights: those of the plan, if there is one.")],
+    out: Annotated[Path, typer.Option("--out", dir_okay=False, help="File of masks, .safetensors.")],
+    plan: Annotated[Path | None, typer.Option(help="Plan that the weights belong to.")] = None,
+    images: Annotated[int, typer.Option(min=1, help="Validation images to run.")] = 4,
+    seed: Annotated[int, typer.Option(min=0, help="Data split.")] = 0,
+    data: DataOption = None,
     json_path: JsonOption = None,
 ) -> None:
-    """Prune a network: energy-aware filter removal and k-of-n masks, recalibrated and fine-tuned.
+    """Which inputs of every layer are not zero on real images, for `cosim simulate --activation-masks`.
+
+    The JSON holds their share, as `cosim simulate --density` takes it.
+
+    Example: `cosim capture -n digits_resnet -d digits --plan runs/digits/plans/p00.json
+    --weights runs/digits/weights/p00.safetensors --out inputs.safetensors`
+    """
+    from cosim.commands.capture import CaptureRequest, run_capture_command
+
+    request = CaptureRequest(
+        network=network,
+        dataset=dataset,
+        weights=weights,
+        out=out,
+        plan=plan,
+        images=images,
+        seed=seed,
+        data_root=data,
+    )
+    run_capture_command(request, json_path, console)
+
+
+@app.command(
+    add_help_option=False,
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": False},
+)
+def prune(ctx: typer.Context) -> None:
+    """Prune a network: filters by a criterion or k-of-n masks, within budgets; fine-tuned; table, figures, files.
 
     Example: `cosim prune -n digits_resnet -d digits --keep 0.5`
+
+    Within a budget of energy: `cosim prune -n digits_resnet -d digits -a edge_os_16x16 --energy-mj 0.003`
+
+    2:4 masks: `cosim prune -n digits_resnet -d digits --method dpp --k 2 --n 4 --exclude conv1`
+
+    A recipe: `cosim prune --recipe examples/recipes/resnet56_cifar.yaml --from resnet56.pt`
 
     Measure a point of a front:
     `cosim prune -n digits_resnet -d digits --plan runs/digits/plans/p00.json
     --weights runs/digits/weights/p00.safetensors`
     """
-    from cosim.commands.prune import PruneRequest, run_prune_command
+    from cosim.commands.prune_options import run_prune
 
-    request = PruneRequest(
-        network=network,
-        dataset=dataset,
-        plan=plan,
-        keep=keep,
-        criterion=criterion,
-        epochs=epochs,
-        dense_epochs=dense_epochs,
-        lr=lr,
-        seed=seed,
-        weights=weights,
-        accelerator=accelerator,
-        data_root=data,
-        download=download,
-        out=out,
-    )
-    run_prune_command(request, json_path, console)
+    raise typer.Exit(run_prune(ctx.args, ctx.command.help or "", console))
 
 
 @app.command()

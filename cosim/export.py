@@ -24,7 +24,8 @@ from torch.nn.utils import parametrize
 
 from cosim.errors import ConfigError, PruningError
 from cosim.files import read_tensors, replace_file, write_tensors
-from cosim.pruning.apply import apply_plan
+from cosim.pruning.activation_bits import ActivationQuantizer
+from cosim.pruning.apply import apply_plan, attach_input_bits
 from cosim.pruning.dpp import freeze_masks
 from cosim.pruning.plan import PruningPlan, load_plan
 from cosim.pruning.quantize import freeze_quantizers
@@ -44,7 +45,7 @@ class Exported:
 
 
 def plain_network(model: nn.Module, masks: Masks = "fold") -> nn.Module:
-    """A copy with plain weights, in eval mode.
+    """A copy with plain weights and fixed ranges of quantized inputs, in eval mode.
 
     Parameters
     ----------
@@ -58,6 +59,8 @@ def plain_network(model: nn.Module, masks: Masks = "fold") -> nn.Module:
         freeze_masks(plain)
         freeze_quantizers(plain)
     for module in plain.modules():
+        if isinstance(module, ActivationQuantizer):
+            module.fix()
         if parametrize.is_parametrized(module, "weight") and isinstance(module, nn.Module):
             parametrize.remove_parametrizations(module, "weight", leave_parametrized=masks == "fold")
     return plain
@@ -168,6 +171,7 @@ def load_exported(folder: Path, original: nn.Module, example: Example) -> nn.Mod
 
 def _rebuilt(weights: Path, plan: PruningPlan, original: nn.Module, example: Example) -> nn.Module:
     network = apply_plan(original, example, plan, verify=False)
+    attach_input_bits(network, plan)
     own, given = network.state_dict(), read_tensors(weights)
     for name in [*own, *(name for name in given if name not in own)]:
         shapes = [tuple(state[name].shape) if name in state else "missing" for state in (own, given)]

@@ -27,6 +27,14 @@ def write_json(path: Path, data: Any) -> None:
     write_text(path, json.dumps(data, indent=1, allow_nan=False) + "\n")
 
 
+def move_aside(path: Path) -> None:
+    """Rename to the first of `<path>.old-1`, … that is free."""
+    path, number = path.resolve(), 1
+    while (old := path.with_name(f"{path.name}.old-{number}")).exists():
+        number += 1
+    path.rename(old)
+
+
 def read_json(path: Path) -> Any:
     """Read a JSON file.
 

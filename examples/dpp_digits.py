@@ -7,8 +7,8 @@ from torch import nn
 
 from cosim.data import load_dataset
 from cosim.networks import build_network
-from cosim.pruning.dpp import attach_masks, entropy_penalty, freeze_masks
-from cosim.pruning.dpp_schedules import LOGIT_RATE, MaskSchedule
+from cosim.pruning.dpp import attach_masks, freeze_masks
+from cosim.pruning.dpp_schedules import MaskSchedule
 from cosim.pruning.mask_metrics import MaskHistory
 from cosim.pruning.plan import MaskPlan
 from cosim.training import Recipe, evaluate, fit, recalibrate_batchnorm
@@ -25,9 +25,8 @@ history.record(network, 0.0)
 fit(
     network,
     data.train,
-    Recipe(epochs=5, lr=0.003, optimizer="adam", lr_scale=(("logits", LOGIT_RATE),)),
+    Recipe(epochs=5, lr=0.003, optimizer="adam"),
     seed=0,
-    penalty=entropy_penalty,
     on_step=lambda done: schedule.apply(network, done),
 )
 history.record(network, 5.0)

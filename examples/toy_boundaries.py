@@ -27,17 +27,19 @@ from torch import Tensor, nn
 from cosim.files import write_json
 from cosim.pruning.apply import remove_filters
 from cosim.pruning.coupling import trace_channel_groups
-from cosim.pruning.criteria import ScoreOptions, score_layers
+from cosim.pruning.criteria import ScoreOptions, score_layers, weigh_by_readers
 from cosim.pruning.selection import select_plan, uniform_widths
 
 POINTS, STEPS, KEEP, GRID, MARGIN = 600, 500, 0.5, 120, 0.3
 PROBLEMS = ("moons", "circles", "spirals")
 NETWORKS = {"one hidden layer": (32,), "two hidden layers": (16, 16)}
-CRITERIA = {
+CRITERIA = {  # "read": times the norm of the weights that read the unit
     "nuclear norm": ("nuclear_norm", "per_image"),
     "nuclear norm, batch": ("nuclear_norm", "per_batch"),
     "nuclear norm, centred": ("nuclear_norm", "centred"),
+    "centred, read": ("nuclear_norm", "centred"),
     "L1": ("l1", "per_image"),
+    "L1, read": ("l1", "per_image"),
     "L2": ("l2", "per_image"),
     "FPGM": ("fpgm", "per_image"),
     "HRank": ("hrank", "per_image"),
@@ -93,6 +95,8 @@ def prune(network: nn.Sequential, points: Tensor, classes: Tensor, criterion: st
     layers = [layer for group in groups if group.locked is None for layer in group.producers]
     options = ScoreOptions(variant, seed=seed)  # type: ignore[arg-type]
     scores = score_layers(network, [(points, classes)], layers, name, options=options)
+    if criterion.endswith("read"):
+        scores = weigh_by_readers(network, groups, scores)
     plan = select_plan("toy", groups, scores, uniform_widths(groups, KEEP))
     return remove_filters(network, example, plan, groups)
 

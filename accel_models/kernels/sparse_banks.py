@@ -8,8 +8,12 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from accel_models.kernels.masks import ONE, Words, bit, popcount
+from accel_models.kernels.masks import ALL, ONE, Words, bit, popcount
 from accel_models.kernels.sparse_pass import Table
+
+ZERO = np.uint64(0)
+PLANES = 16
+"""Bits of the loads of 64 banks that are counted side by side."""
 
 
 class Scatter(NamedTuple):
@@ -38,37 +42,109 @@ def gather_conflicts(words: Words, order: Table, banks: int, window: int, width:
     multigraph of maximal degree d has an edge colouring with d colours). order: int64 [passes, lanes, 1], -1: none.
     """
     conflicts = 0
-    lanes, width_words = order.shape[1], words.shape[1]
+    lanes, row_words = order.shape[1], words.shape[1]
     place = np.zeros(lanes, np.int64)
     left = np.zeros(lanes, np.uint64)
     load = np.zeros(banks, np.int64)
-    in_word = 64 % banks == 0  # then the bank does not depend on the word
+    planes = np.zeros(PLANES, np.uint64)
+    waiting = np.zeros(8, np.uint64)
+    sliced = 64 % banks == 0 and lanes * window < 2**PLANES  # a bank is a bit of the word, or of a part of it
+    one_each = ALL >> np.uint64(64 - banks if sliced else 0)
     for o in range(order.shape[0]):
         for lane in range(lanes):
             row = order[o, lane, 0]
-            place[lane] = width_words if row < 0 else 0
-            left[lane] = words[row, 0] if row >= 0 else np.uint64(0)
+            place[lane] = row_words if row < 0 else 0
+            left[lane] = words[row, 0] if row >= 0 else ZERO
         most = 1
         while most:
             load[:] = 0
-            most = 0
+            planes[:] = 0
+            most = many = 0
             for lane in range(lanes):
                 taken = 0
-                while taken < window and place[lane] < width_words:
+                while place[lane] < row_words:
                     word = left[lane]
-                    if word == 0:
-                        place[lane] += 1
-                        if place[lane] < width_words:
-                            left[lane] = words[order[o, lane, 0], place[lane]]
-                        continue
-                    rest = word & (word - ONE)
-                    i = popcount((word ^ rest) - ONE)
-                    load[i & (banks - 1) if in_word else (64 * place[lane] + i) % banks] += 1
-                    left[lane] = rest
-                    taken += 1
+                    count = popcount(word)
+                    part = word if taken + count <= window else _lowest(word, window - taken)
+                    if sliced:
+                        for shift in range(0, 64, banks):
+                            waiting[many & 7] = (part >> np.uint64(shift)) & one_each
+                            many += 1
+                            if many & 7 == 0:
+                                _add_eight(planes, waiting)
+                    else:
+                        _add_places(load, part, 64 * place[lane], banks)
+                    if part != word:
+                        left[lane], taken = word ^ part, window
+                        break
+                    taken += count
+                    place[lane] += 1
+                    if place[lane] < row_words:
+                        left[lane] = words[order[o, lane, 0], place[lane]]
                 most = max(most, taken)
-            conflicts += max(0, load.max() - -(-most // width))
+            for j in range(many & 7):
+                _add_bits(planes, waiting[j], 0)
+            busiest = _largest(planes) if sliced else load.max()
+            conflicts += max(0, busiest - -(-most // width))
     return conflicts
+
+
+@njit(cache=True, nogil=True)
+def _lowest(word: np.uint64, count: int) -> np.uint64:
+    """The lowest `count` set bits of a word that has more."""
+    rest = word
+    for _ in range(count):
+        rest &= rest - ONE
+    return word ^ rest
+
+
+@njit(cache=True, nogil=True)
+def _add_eight(planes: Words, words: Words) -> None:
+    """Add eight words to the sums (Harley and Seal; Warren, section 5-1)."""
+    ones, a = _carry_save(planes[0], words[0], words[1])
+    ones, b = _carry_save(ones, words[2], words[3])
+    twos, c = _carry_save(planes[1], a, b)
+    ones, a = _carry_save(ones, words[4], words[5])
+    ones, b = _carry_save(ones, words[6], words[7])
+    twos, d = _carry_save(twos, a, b)
+    fours, eights = _carry_save(planes[2], c, d)
+    planes[0], planes[1], planes[2] = ones, twos, fours
+    _add_bits(planes, eights, 3)
+
+
+@njit(cache=True, nogil=True)
+def _carry_save(a: np.uint64, b: np.uint64, c: np.uint64) -> tuple[np.uint64, np.uint64]:
+    """(sum, carry) of three bits in every place."""
+    either = a ^ b
+    return either ^ c, (a & b) | (either & c)
+
+
+@njit(cache=True, nogil=True)
+def _add_bits(planes: Words, word: np.uint64, p: int) -> None:
+    """Add 2^p to every bank whose bit is set; plane p holds bit p of the 64 sums."""
+    while word:
+        planes[p], word = planes[p] ^ word, planes[p] & word
+        p += 1
+
+
+@njit(cache=True, nogil=True)
+def _largest(planes: Words) -> int:
+    """Largest of the 64 sums, from its highest bit down."""
+    largest, among = 0, ALL
+    for p in range(planes.size - 1, -1, -1):
+        those = among & planes[p]
+        if those:
+            among = those
+            largest += 1 << p
+    return largest
+
+
+@njit(cache=True, nogil=True)
+def _add_places(load: NDArray[np.int64], word: np.uint64, first: int, banks: int) -> None:
+    while word:
+        rest = word & (word - ONE)
+        load[(first + popcount((word ^ rest) - ONE)) % banks] += 1
+        word = rest
 
 
 @njit(cache=True, nogil=True)
@@ -81,8 +157,8 @@ def scatter_passes(
     lacks room for all its updates (an empty queue takes any number). order, columns: as in `run_passes`.
     """
     total = 0
-    weights = np.zeros((scatter.tile_outputs * scatter.filter_height * scatter.filter_width, 3), np.int64)
-    inputs = np.zeros((scatter.tile_height * scatter.tile_width, 2), np.int64)
+    weights = np.zeros(scatter.tile_outputs * scatter.filter_height * scatter.filter_width, np.int64)
+    inputs = np.zeros(scatter.tile_height * scatter.tile_width, np.int64)
     for o in range(order.shape[0]):
         for q in range(columns.shape[0]):
             slowest = 0
@@ -109,52 +185,63 @@ def _scatter_lane(
     weights: NDArray[np.int64],
     inputs: NDArray[np.int64],
 ) -> int:
-    queued = np.zeros(scatter.banks, np.int64)
-    arriving = np.zeros(scatter.banks, np.int64)
-    high = scatter.tile_height + scatter.filter_height - 1
-    wide = scatter.tile_width + scatter.filter_width - 1
+    queued = np.zeros(scatter.banks, np.int32)
+    arriving = np.zeros(scatter.banks, np.int32)
     cycles = 0
     for k in range(reduction):
-        n_weights = _nonzero_weights(words, first, k, scatter, weights)
-        n_inputs = _nonzero_inputs(other_words, column, k, scatter, inputs)
+        n_inputs = _input_places(other_words, column, k, scatter, inputs)
+        if n_inputs == 0:
+            continue
+        n_weights = _weight_places(words, first, k, scatter, weights)
         for i in range(0, n_inputs, scatter.other_vector):
             for w in range(0, n_weights, scatter.vector):
                 arriving[:] = 0
                 for a in range(i, min(i + scatter.other_vector, n_inputs)):
                     for b in range(w, min(w + scatter.vector, n_weights)):
-                        y = inputs[a, 0] - weights[b, 1] + scatter.filter_height - 1
-                        x = inputs[a, 1] - weights[b, 2] + scatter.filter_width - 1
-                        arriving[((weights[b, 0] * high + y) * wide + x) % scatter.banks] += 1
-                room = False
-                while not room:
-                    cycles += 1
-                    room = True
-                    for j in range(scatter.banks):
-                        queued[j] = max(queued[j] - 1, 0)
-                        if arriving[j] and queued[j] and queued[j] + arriving[j] > scatter.queue:
-                            room = False
-                queued += arriving
+                        place = inputs[a] + weights[b]
+                        arriving[place - scatter.banks if place >= scatter.banks else place] += 1
+                cycles += _cycles_to_issue(queued, arriving, scatter.queue)
     return cycles + max(0, queued.max() - 1)
 
 
 @njit(cache=True, nogil=True)
-def _nonzero_weights(words: Words, first: int, k: int, scatter: Scatter, out: NDArray[np.int64]) -> int:
-    """Output, filter row and filter column of the kept weights of reduction index k, in the order of the mask."""
+def _cycles_to_issue(queued: NDArray[np.int32], arriving: NDArray[np.int32], queue: int) -> int:
+    """Retire one update of every bank a cycle until all updates of a vector pair have room, and add them."""
+    cycles, full = 0, 1
+    while full:
+        cycles += 1
+        full = 0
+        for j in range(queued.size):
+            left = max(queued[j] - 1, 0)
+            queued[j] = left
+            full |= (arriving[j] > 0) & (left > 0) & (left + arriving[j] > queue)
+    for j in range(queued.size):
+        queued[j] += arriving[j]
+    return cycles
+
+
+@njit(cache=True, nogil=True)
+def _weight_places(words: Words, first: int, k: int, scatter: Scatter, out: NDArray[np.int64]) -> int:
+    """Share of the kept weights of reduction index k in the place of an update, modulo the banks, in mask order."""
     n, size = 0, scatter.filter_height * scatter.filter_width
+    high, wide = scatter.tile_height + scatter.filter_height - 1, scatter.tile_width + scatter.filter_width - 1
     for output in range(min(scatter.tile_outputs, words.shape[0] - first)):
         for i in range(size):
             if bit(words, first + output, k * size + i):
-                out[n, 0], out[n, 1], out[n, 2] = output, i // scatter.filter_width, i % scatter.filter_width
+                y = scatter.filter_height - 1 - i // scatter.filter_width
+                x = scatter.filter_width - 1 - i % scatter.filter_width
+                out[n] = ((output * high + y) * wide + x) % scatter.banks
                 n += 1
     return n
 
 
 @njit(cache=True, nogil=True)
-def _nonzero_inputs(words: Words, column: int, k: int, scatter: Scatter, out: NDArray[np.int64]) -> int:
-    """Row and column of the kept inputs of reduction index k in the lane's tile."""
+def _input_places(words: Words, column: int, k: int, scatter: Scatter, out: NDArray[np.int64]) -> int:
+    """The same of the kept inputs of reduction index k in the lane's tile."""
     n, size = 0, scatter.tile_height * scatter.tile_width
+    wide = scatter.tile_width + scatter.filter_width - 1
     for i in range(size):
         if bit(words, column, k * size + i):
-            out[n, 0], out[n, 1] = i // scatter.tile_width, i % scatter.tile_width
+            out[n] = (i // scatter.tile_width * wide + i % scatter.tile_width) % scatter.banks
             n += 1
     return n

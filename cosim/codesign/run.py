@@ -25,7 +25,7 @@ from cosim.codesign.repeats import repeat_front
 from cosim.codesign.study import StudySpec
 from cosim.codesign.worker import Route, Worker
 from cosim.errors import ConfigError, InfeasibleError
-from cosim.files import write_json, write_text
+from cosim.files import move_aside, write_json, write_text
 from search import Problem, ResumeError, SearchResult, TrialRecord, run_search
 from search.distribute import Executor, make_executor
 
@@ -161,7 +161,7 @@ def _open(spec: StudySpec, out: Path, resume: bool) -> None:
         _same_study(_study_text(spec), study)
         return
     if is_run:
-        _move_aside(out)
+        move_aside(out)
     elif out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"{out}: is there and no folder of a run (study.yaml and cache); give another --out")
     (out / "cache").mkdir(parents=True)
@@ -197,10 +197,3 @@ def _same_study(text: str, study: Path) -> None:
             f"{study}: --resume finds another study there ({', '.join(differing)} differ); "
             "give another --out, or leave --resume out"
         )
-
-
-def _move_aside(out: Path) -> None:
-    out, number = out.resolve(), 1
-    while (old := out.with_name(f"{out.name}.old-{number}")).exists():
-        number += 1
-    out.rename(old)

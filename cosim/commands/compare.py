@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from accel_models.accelerator import Accelerator
+from accel_models.activity import Activity
 from accel_models.advisor import Advice, compare_granularities
 from accel_models.cost import NetworkCost
 from accel_models.edges import EdgeLoss, edge_losses, lost_utilization
@@ -15,6 +16,7 @@ from accel_models.goal import DEFAULT_GOAL, Goal
 from accel_models.layer_zeros import Densities
 from accel_models.workload import Workload
 from cosim.commands.show import count, energy, percent, save, table
+from cosim.commands.zeros import Zeros
 
 COLUMNS = [
     "granularity",
@@ -27,6 +29,7 @@ COLUMNS = [
     "saves energy below",
     "saves time below",
 ]
+MASK_FIGURES = ["est. cycles", "cycles", "differ", "est. MACs", "MACs", "est. energy", "energy"]
 WORST = 5
 """Layers whose edges are shown."""
 
@@ -81,6 +84,41 @@ def _below(density: float | None) -> str:
     return "never" if density is None else percent(density)
 
 
+def show_masks(cost: NetworkCost, estimate: NetworkCost, zeros: Zeros, console: Console) -> None:
+    """What masks cost beside what their densities let expect, by layer that has one, and in all."""
+    kinds = {name: masks for name, masks in (("weights", zeros.masks), ("inputs", zeros.activation_masks)) if masks}
+    rows = []
+    for layer, expected in zip(cost.layers, estimate.layers, strict=True):
+        known = [masks.get(layer.name) for masks in kinds.values()]
+        if any(mask is not None for mask in known):
+            shares = [percent(None if mask is None else mask.density) for mask in known]
+            figures = [_figures(one.activity, one.total_energy_pj) for one in (expected, layer)]
+            rows.append([layer.name, *shares, *_side_by_side(*figures)])
+    totals = [(each.latency_cycles, each.macs, each.energy_pj) for each in (estimate, cost)]
+    rows.append(["network", *("" for _ in kinds), *_side_by_side(*totals)])
+    columns = ["layer", *(f"{name} kept" for name in kinds), *MASK_FIGURES]
+    console.print(table("masks, and estimates from their densities (est.)", columns, rows))
+    show_sparse(cost, console)
+
+
+def _figures(activity: Activity, energy_pj: float) -> tuple[int, int, float]:
+    return activity.latency_cycles, activity.macs.done, energy_pj
+
+
+def _side_by_side(expected: tuple[int, int, float], exact: tuple[int, int, float]) -> list[str]:
+    """Cycles, their difference, products done and energy: expected, then exact."""
+    difference = f"{100 * (exact[0] / expected[0] - 1):+.1f} %"
+    return [
+        count(expected[0]),
+        count(exact[0]),
+        difference,
+        count(expected[1]),
+        count(exact[1]),
+        energy(expected[2]),
+        energy(exact[2]),
+    ]
+
+
 def show_sparse(cost: NetworkCost, console: Console) -> None:
     """Mask-exact cycles of the lanes beside those that densities let expect, one line; nothing without masks."""
     reports = [layer.activity.sparse for layer in cost.layers if layer.activity.sparse is not None]
@@ -93,10 +131,14 @@ def show_sparse(cost: NetworkCost, console: Console) -> None:
             *((counts.cycles, report.expected.cycles, report.balanced_cycles) for counts, report in exact), strict=True
         )
     )
+    lost = {
+        name: sum(getattr(counts, f"{name.replace(' ', '_')}_cycles") for counts, _ in exact)
+        for name in ("imbalance", "bank conflict", "metadata", "fill")
+    }
+    parts = ", ".join(f"{count(cycles)} {name}" for name, cycles in lost.items() if cycles)
     console.print(
-        f"masks of {len(exact)} layers: {count(found)} cycles of the lanes; random masks of the same densities "
-        f"{count(expected)}, perfect balance {count(balanced)}: {count(found - balanced)} cycles of imbalance, bank "
-        "conflicts, metadata and fill",
+        f"masks of {len(exact)} layers: {count(found)} cycles of the lanes{f' ({parts})' if parts else ''}; random "
+        f"masks of the same densities {count(expected)}, perfect balance {count(balanced)}",
         soft_wrap=True,
     )
 

@@ -12,13 +12,12 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from cosim.commands.show import count
-from cosim.compress import load_compressed
+from cosim.compress import load_own_plan, read_compressed
 from cosim.errors import ConfigError, PruningError
 from cosim.export import Exported, Masks, export_onnx, export_program, export_weights, plain_network
-from cosim.files import read_tensors
 from cosim.networks import build_network, load_weights, network_example
 from cosim.pruning.apply import apply_plan, attach_plan
-from cosim.pruning.plan import PruningPlan, load_plan
+from cosim.pruning.plan import PruningPlan
 from cosim.pruning.removal import TOLERANCE
 
 
@@ -96,27 +95,23 @@ def _subject(request: ExportRequest) -> _Subject:
         if request.weights is not None:
             load_weights(model, request.weights)
         return _Subject(model, example, PruningPlan(network=request.network), masks)
-    plan = load_plan(request.plan)
-    if plan.network != request.network:
-        raise ConfigError(f"{request.plan}: network: the plan is for {plan.network!r}, not for {request.network!r}")
-    return _Subject(_planned(request, model, example, plan), example, plan, masks)
+    plan = load_own_plan(request.plan, request.network)
+    if request.weights is None:
+        return _Subject(_with_random_weights(request.plan, model, example, plan), example, plan, masks)
+    if masks == "drop" and any(layer.mask is not None for layer in plan.layers.values()):
+        raise ConfigError(
+            f"--masks drop: the masks of {request.plan} are zeros in {request.weights}; leave --masks out"
+        )
+    return _Subject(read_compressed(model, example, plan, request.plan, request.weights), example, plan, masks)
 
 
-def _planned(request: ExportRequest, model: nn.Module, example: Tensor, plan: PruningPlan) -> nn.Module:
-    """The pruned network: with the weights that belong to the plan, whose masks are zeros, or with random ones."""
+def _with_random_weights(path: Path, model: nn.Module, example: Tensor, plan: PruningPlan) -> nn.Module:
     try:
-        if request.weights is None:
-            pruned = apply_plan(model, example, plan)
-            attach_plan(pruned, plan, seed=0)
-            return pruned.eval()
-        if request.masks == "drop" and any(layer.mask is not None for layer in plan.layers.values()):
-            raise ConfigError(
-                f"--masks drop: the masks of {request.plan} are zeros in {request.weights}; leave --masks out"
-            )
-        return load_compressed(model, example, plan, read_tensors(request.weights))
+        pruned = apply_plan(model, example, plan)
+        attach_plan(pruned, plan, seed=0)
     except PruningError as error:
-        belong = f"; give the weights that belong to {request.plan}" if request.weights is not None else ""
-        raise ConfigError(f"{request.weights or request.plan}: {error}{belong}") from error
+        raise ConfigError(f"{path}: {error}") from error
+    return pruned.eval()
 
 
 def _write_onnx(subject: _Subject, out: Path) -> Exported:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,7 +13,6 @@ from rich.console import Console
 from accel_models.accelerator import Accelerator, load_accelerator
 from accel_models.cost import NetworkCost
 from accel_models.edges import edge_losses
-from accel_models.evaluate import simulate
 from accel_models.goal import Goal, Mode, Objective
 from accel_models.importers.accelergy import read_art, read_ert
 from accel_models.importers.onnx import read_onnx
@@ -21,11 +20,21 @@ from accel_models.importers.scalesim import load_scalesim_accelerator, read_topo
 from accel_models.scalesim_reports import write_reports
 from accel_models.sparsity import KofN
 from accel_models.workload import Workload, load_workload
-from cosim.commands.compare import run_compare, show_edges, show_sparse
+from cosim.commands.compare import run_compare, show_edges, show_masks
 from cosim.commands.show import count, energy, percent, save, table
-from cosim.commands.zeros import ReadMasks, parse_densities, read_masks
+from cosim.commands.zeros import ZeroFiles, read_zeros, simulate_zeros, useless_zeros
 from cosim.errors import ConfigError, PruningError
 from cosim.networks.workloads import network_workload
+
+
+@dataclass(frozen=True, kw_only=True)
+class OtherTools:
+    """Files of SCALE-Sim and Accelergy; reports are written."""
+
+    scalesim_config: Path | None = None
+    ert: Path | None = None
+    art: Path | None = None
+    scalesim_reports: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,54 +43,52 @@ class SimulateRequest:
 
     accelerator: str | None
     workload: str
-    plan: Path | None = None
-    settings: tuple[str, ...] = ()
+    settings: Sequence[str] = ()
     objective: str = "edp"
     mode: str = "detailed"
     search_nodes: int = 0
-    masks: Path | None = None
-    densities: tuple[str, ...] = ()
     compare: float | None = None
-    scalesim_config: Path | None = None
-    ert: Path | None = None
-    art: Path | None = None
-    scalesim_reports: Path | None = None
+    zeros: ZeroFiles = field(default_factory=ZeroFiles)
+    tools: OtherTools = field(default_factory=OtherTools)
 
 
 def run_simulate_command(request: SimulateRequest, json_path: Path | None, console: Console) -> None:
     """Simulate and show a table of layers and a line of totals."""
     goal = Goal(cast(Objective, request.objective), cast(Mode, request.mode), request.search_nodes)
-    workload, structures = load_any_workload(request.workload, request.plan)
+    workload, structures = load_any_workload(request.workload, request.zeros.plan)
     machine = _accelerator(request, structures)
-    densities = parse_densities(request.densities, workload)
+    zeros = read_zeros(request.zeros, workload, structures)
     if request.compare is not None:
+        densities = zeros.estimate().densities
         run_compare(machine, workload, request.compare, json_path, console, densities=densities, goal=goal)
         return
-    read = read_masks(request.masks, workload) if request.masks is not None else ReadMasks({}, ())
-    kept = {name: structure for name, structure in structures.items() if name not in read.masks}
-    cost = simulate(machine, workload, kept, goal, read.masks, densities)
+    cost = simulate_zeros(machine, workload, zeros, goal)
     show_cost(cost, console)
-    show_sparse(cost, console)
+    data = cost.to_dict() | {"edges": [loss.to_dict() for loss in edge_losses(machine, workload)]}
+    useless = useless_zeros(machine, zeros)
+    if zeros.masks or (zeros.activation_masks and not useless):
+        estimate = simulate_zeros(machine, workload, zeros.estimate(), goal)
+        show_masks(cost, estimate, zeros, console)
+        data["from_densities"] = estimate.to_dict()
     show_edges(machine, workload, console)
-    for notice in read.notices:
+    for notice in (*zeros.notices, *useless):
         console.print(f"notice: {notice}", style="yellow", markup=False, soft_wrap=True)
-    if request.scalesim_reports is not None:
-        for path in write_reports(cost, workload, request.scalesim_reports, structures):
+    if request.tools.scalesim_reports is not None:
+        for path in write_reports(cost, workload, request.tools.scalesim_reports, structures):
             console.print(f"written: {path}", markup=False, soft_wrap=True)
-    edges = [loss.to_dict() for loss in edge_losses(machine, workload)]
-    save(json_path, cost.to_dict() | {"edges": edges}, console)
+    save(json_path, data, console)
 
 
 def _accelerator(request: SimulateRequest, structures: Mapping[str, KofN]) -> Accelerator:
-    if (request.accelerator is None) == (request.scalesim_config is None):
+    if (request.accelerator is None) == (request.tools.scalesim_config is None):
         raise ConfigError("give the accelerator with -a NAME or FILE.yaml, or with --scalesim-config FILE.cfg")
     if request.accelerator is not None:
         machine = load_accelerator(request.accelerator, parse_settings(request.settings))
-        return _with_tables(machine, request.ert, request.art)
+        return _with_tables(machine, request.tools.ert, request.tools.art)
     if request.settings:
         raise ConfigError("--set changes a field of -a; with --scalesim-config change the .cfg itself")
-    machine = load_scalesim_accelerator(cast(Path, request.scalesim_config), structures)
-    return _with_tables(machine, request.ert, request.art)
+    machine = load_scalesim_accelerator(cast(Path, request.tools.scalesim_config), structures)
+    return _with_tables(machine, request.tools.ert, request.tools.art)
 
 
 def _with_tables(machine: Accelerator, ert: Path | None, art: Path | None) -> Accelerator:

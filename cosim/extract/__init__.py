@@ -15,7 +15,15 @@ Conventions, which `accel_models.importers.onnx` shares:
   again is NAME#1.
 """
 
+from cosim.extract.capture import capture_activations
 from cosim.extract.extractor import extract_workload
 from cosim.extract.structures import check_structures, repeated_layers, weight_masks, weight_structures
 
-__all__ = ["check_structures", "extract_workload", "repeated_layers", "weight_masks", "weight_structures"]
+__all__ = [
+    "capture_activations",
+    "check_structures",
+    "extract_workload",
+    "repeated_layers",
+    "weight_masks",
+    "weight_structures",
+]

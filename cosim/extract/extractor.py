@@ -13,6 +13,7 @@ from accel_models.layers import Bits, Layer
 from accel_models.workload import Workload
 from cosim.errors import UntraceableError
 from cosim.extract import geometry, kinds
+from cosim.extract.widths import with_activation_bits
 from cosim.pruning.heads import HeadAttention
 from cosim.pruning.plan import PruningPlan
 from cosim.pruning.tracing import ShapeInterpreter, operator_name, run_on_shapes, trace_graph
@@ -30,7 +31,7 @@ def extract_workload(
     example : Tensor [N, C, H, W], tokens, or a tuple for several inputs
         Decides the shapes.
     plan
-        Gives the weight bits of each layer; 8 otherwise.
+        Gives the bits of each layer's weights and inputs; 8 otherwise.
 
     Raises
     ------
@@ -49,7 +50,8 @@ def extract_workload(
             module.training = training
     if not found.layers:
         raise UntraceableError(f"{name}: no operator of the network costs anything; give a network with layers")
-    return Workload(name=name, layers=tuple(found.layers), edges=tuple(dict.fromkeys(found.edges)))
+    workload = Workload(name=name, layers=tuple(found.layers), edges=tuple(dict.fromkeys(found.edges)))
+    return workload if plan is None else with_activation_bits(workload, plan)
 
 
 class _Extractor(ShapeInterpreter):

@@ -7,7 +7,7 @@ The range is a running maximum of the batches seen in training mode, as in Jacob
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -20,11 +20,16 @@ _MEMORY = 0.99
 """Share of the old range that stays after a batch: arXiv 1712.05877 asks for a value close to 1."""
 
 
+def _rounded(x: Tensor, low: Any, high: Any, step: Any) -> Tensor:
+    """x in [low, high] on multiples of the step; numbers or tensors of one element."""
+    return x.clamp(low, high).div(step).round() * step
+
+
 class _Rounded(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, low: float, high: float, step: float) -> Tensor:
+    def forward(ctx: Any, x: Tensor, low: Tensor, high: Tensor, step: Tensor) -> Tensor:
         ctx.save_for_backward((x >= low) & (x <= high))
-        return x.clamp(low, high).div_(step).round_().mul_(step)
+        return _rounded(x, low, high, step)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
@@ -49,6 +54,7 @@ class ActivationQuantizer(nn.Module):
         if not 2 <= bits <= 16:
             raise PruningError(f"{layer}: activation_bits = {bits}; use 2 to 16")
         self.bits = bits
+        self.fixed: tuple[float, float, float] | None = None
         self.register_buffer("size", torch.zeros(()))
         self.register_buffer("lowest", torch.zeros(()))
 
@@ -59,21 +65,32 @@ class ActivationQuantizer(nn.Module):
         self.lowest.copy_(torch.minimum(self.lowest, x.amin()))
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.fixed is not None:
+            return _rounded(x, *self.fixed) if self.fixed[1] > 0.0 else x
         if self.training:
             self._watch(x.detach())
-        size = float(self.size)
-        if size == 0.0:
-            return x
-        signed = float(self.lowest) < 0.0
-        steps = 2 ** (self.bits - 1) - 1 if signed else 2**self.bits - 1
-        return _Rounded.apply(x, -size if signed else 0.0, size, size / steps)
+        low, high, step = (value.to(x.dtype) for value in self._range())
+        rounded: Tensor = _Rounded.apply(x, low, high, step)
+        return rounded if self.training else torch.where(self.size > 0.0, rounded, x)
+
+    def fix(self) -> None:
+        """Take the range as it is now, as numbers: from then on plain operators, which files of others can hold."""
+        low, high, step = (float(value) for value in self._range())
+        self.fixed = low, high, step
+
+    def _range(self) -> tuple[Tensor, Tensor, Tensor]:
+        """(lowest, highest, step), without a branch on values: devices need not wait for each other."""
+        signed = self.lowest < 0.0
+        steps = torch.where(signed, 2.0 ** (self.bits - 1) - 1.0, 2.0**self.bits - 1.0)
+        step = torch.where(self.size > 0.0, self.size / steps, 1.0)
+        return torch.where(signed, -self.size, 0.0), self.size, step
 
     def extra_repr(self) -> str:
         return f"bits={self.bits}"
 
 
-def attach_activation_quantizers(model: nn.Module, layers: Iterable[str], bits: int = 8) -> None:
-    """Quantize the input of each named layer, in place; the ranges are part of the state_dict.
+def attach_activation_quantizers(model: nn.Module, bits: Mapping[str, int]) -> None:
+    """Quantize the input of each named layer to its bits, in place; the ranges are part of the state_dict.
 
     Raises
     ------
@@ -81,15 +98,15 @@ def attach_activation_quantizers(model: nn.Module, layers: Iterable[str], bits: 
         A layer is missing, no Conv2d or Linear, or has quantized inputs already; or bits is not in 2..16. Nothing has
         been attached then.
     """
-    modules, names = dict(model.named_modules()), list(layers)
-    for name in names:
+    modules = dict(model.named_modules())
+    for name, count in bits.items():
         if not isinstance(modules.get(name), nn.Conv2d | nn.Linear):
             raise PruningError(f"{name}: activation_bits: no Conv2d or Linear layer of that name; check it")
         if hasattr(modules[name], _NAME):
             raise PruningError(f"{name}: its inputs are quantized already; detach_activation_quantizers first")
-        ActivationQuantizer(bits, name)
-    for name in names:
-        quantizer = ActivationQuantizer(bits, name).train(modules[name].training)
+        ActivationQuantizer(count, name)
+    for name, count in bits.items():
+        quantizer = ActivationQuantizer(count, name).train(modules[name].training)
         modules[name].add_module(_NAME, quantizer.to(next(modules[name].parameters()).device))
         modules[name].register_forward_pre_hook(_quantize_input)
 

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from cosim.errors import PruningError
+from cosim.pruning.activation_bits import attach_activation_quantizers
 from cosim.pruning.coupling import ChannelGroup, trace_channel_groups
 from cosim.pruning.criteria import group_score
 from cosim.pruning.dpp import MaskInit, attach_masks
@@ -89,12 +90,26 @@ def kept_channels(filters: FilterPlan) -> tuple[int, ...]:
 def attach_plan(model: nn.Module, plan: PruningPlan, *, seed: int, init: MaskInit = "magnitude") -> None:
     """Put the plan's masks and quantizers on the layers of a network whose filters are removed, in place.
 
-    Every convolution and linear layer is quantized to the plan's width (8 bits where it names none).
+    The weights of every convolution and linear layer are quantized to the plan's width (8 bits where it names none),
+    inputs where the plan gives them bits.
     """
     masks = {name: layer.mask for name, layer in plan.layers.items() if layer.mask is not None}
     attach_masks(model, masks, seed=seed, init=init)
     layers = [name for name, module in model.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)]
     attach_quantizers(model, {name: plan[name].weight_bits for name in layers})
+    attach_input_bits(model, plan)
+
+
+def attach_input_bits(model: nn.Module, plan: PruningPlan) -> None:
+    """Put the plan's activation quantizers on a network, in place: their ranges are part of its weights.
+
+    Raises
+    ------
+    PruningError
+        A layer is missing, no Conv2d or Linear, or has one already.
+    """
+    bits = {name: layer.activation_bits for name, layer in plan.layers.items() if layer.activation_bits is not None}
+    attach_activation_quantizers(model, bits)
 
 
 def group_filters(plan: PruningPlan, groups: Sequence[ChannelGroup]) -> dict[ChannelGroup, FilterPlan]:

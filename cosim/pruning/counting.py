@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,17 @@ from cosim.pruning.coupling import ChannelGroup
 Widths = Mapping[str, int]
 """Name of a channel group -> channels that stay; groups that are not named keep all."""
 Cost = Callable[[Widths], float]
-"""What a network of these widths costs; never more for smaller widths."""
+"""What a network of these widths costs; counts are never more for smaller widths, energy and latency may be."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """A limit on what the network may cost."""
+
+    name: str
+    """As messages name it: "MACs", "energy_pj"."""
+    limit: float
+    cost: Cost
 
 
 def macs_cost(model: nn.Module, example: Tensor | tuple[Any, ...], groups: Sequence[ChannelGroup]) -> Cost:

@@ -1,12 +1,12 @@
 """Dynamic probabilistic pruning: exactly k of n units per row, learned jointly with the weights.
 
-`attach_masks` puts a KofNMask on the weights of a network; train it as usual, with `entropy_penalty` in the loss and
-`MaskSchedule.apply` (dpp_schedules) before each step; `freeze_masks` bakes the result. In training mode each access to
-a layer's weight draws one mask: where a module runs more than once per step, wrap the step in
-`torch.nn.utils.parametrize.cached()`.
+`attach_masks` puts a KofNMask on the weights of a network; train it as usual, with `MaskSchedule.apply` (dpp_schedules)
+before each step; `freeze_masks` bakes the result. In training mode each access to a layer's weight draws one mask:
+where a module runs more than once per step, wrap the step in `torch.nn.utils.parametrize.cached()`.
 
 Source: Gonzalez-Carabarin et al., TNNLS 2022, arXiv 2105.12686. Open in the paper, and therefore options: the
-evaluation mask (here: deterministic top-k of Φ), the noise scale, the start of Φ.
+evaluation mask (here: deterministic top-k of Φ), the noise scale, the start of Φ. Ours: Φ of a warm start follows the
+weights' magnitudes, and weights out of the mask go on learning (`KofNMask.straight_through`).
 """
 
 from __future__ import annotations
@@ -32,8 +32,6 @@ __all__ = [
     "START_TEMPERATURE",
     "KofNMask",
     "MaskInit",
-    "anneal_noise",
-    "anneal_temperature",
     "attach_masks",
     "check_mask",
     "entropy_penalty",
@@ -142,23 +140,6 @@ def set_temperature(model: nn.Module, value: float, noise: float | None = None) 
         mask.noise = mask.noise if noise is None else float(noise)
 
 
-def _line(epoch: int, epochs: int, start: float, end: float) -> float:
-    share = min(max(epoch / max(epochs - 1, 1), 0.0), 1.0)
-    return start + share * (end - start)
-
-
-def anneal_temperature(
-    epoch: int, epochs: int, start: float = START_TEMPERATURE, floor: float = FLOOR_TEMPERATURE
-) -> float:
-    """τ of an epoch (0-based): linear from `start` in the first to `floor` in the last, never below it."""
-    return max(_line(epoch, epochs, start, floor), floor)
-
-
-def anneal_noise(epoch: int, epochs: int, start: float = 1.0, end: float = 0.0) -> float:
-    """Gumbel scale c of an epoch (0-based): linear from `start` to `end`."""
-    return max(_line(epoch, epochs, start, end), 0.0)
-
-
 def entropy_penalty(
     masks: nn.Module | Iterable[KofNMask],
     *,
@@ -167,7 +148,7 @@ def entropy_penalty(
 ) -> Tensor:
     """Σ_layers μ(granularity) · Σ_rows H(softmax(Φ)), to be added to the loss: it makes the masks confident.
 
-    Fixed masks have none.
+    Fixed masks have none, and masks whose Φ makes steps of its own (`MaskSchedule.travel`) take it into those.
 
     Parameters
     ----------
@@ -185,7 +166,7 @@ def entropy_penalty(
     factors, tiles = [], []
     for mask in found:
         weight = mu[granularity_of(mask.plan)]
-        if mask.is_fixed or weight == 0.0:
+        if mask.is_fixed or weight == 0.0 or mask.learning.length is not None:
             continue
         own = [rows for rows, _ in mask.tiles()]
         weight /= sum(len(rows) for rows in own) if reduction == "mean" else 1

@@ -17,43 +17,41 @@ def entropy_of_rows(factors: Sequence[float], tiles: Sequence[Tensor]) -> Tensor
     return _RowEntropy.apply(tuple(factors), *tiles)
 
 
+def entropy_gradient(rows: Tensor, factor: float) -> Tensor:
+    """The gradient of factor · Σ_rows H(softmax(Φ)) with respect to Φ [rows, n]."""
+    return _entropy(rows, factor)[1]
+
+
 class _RowEntropy(torch.autograd.Function):
-    """Σ_t factor_t · Σ_rows H(softmax(Φ_t)) in nats over tiles Φ_t [rows, n]; dH/dΦ_m = -p_m (log p_m + H)."""
+    """Σ_t factor_t · Σ_rows H(softmax(Φ_t)) in nats over tiles Φ_t [rows, n]; dH/dΦ_m = -p_m (log p_m + H).
+
+    The gradient is made together with the value, while the softmax is at hand.
+    """
 
     @staticmethod
     def forward(ctx: Any, factors: tuple[float, ...], *tiles: Tensor) -> Tensor:
         rows = [tile.detach().contiguous() for tile in tiles]
-        ctx.save_for_backward(*rows)
-        ctx.factors = factors
-        total = sum(factor * _entropy(tile) for factor, tile in zip(factors, rows, strict=True))
+        found = [_entropy(tile, factor) for tile, factor in zip(rows, factors, strict=True)]
+        ctx.gradients = [gradient for _, gradient in found]
+        total = sum(factor * value for factor, (value, _) in zip(factors, found, strict=True))
         return torch.as_tensor(total, dtype=rows[0].dtype, device=rows[0].device)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         scale = float(grads[0])
-        pairs = zip(ctx.factors, ctx.saved_tensors, strict=True)
-        return None, *(_entropy_gradient(tile, scale * factor) for factor, tile in pairs)
+        return None, *(gradient if scale == 1.0 else gradient * scale for gradient in ctx.gradients)
 
 
-def _entropy(rows: Tensor) -> float:
-    """Σ_rows H(softmax(Φ)) in nats."""
-    if not _has_kernels(rows):
-        return -float((rows.softmax(1) * rows.log_softmax(1)).sum())
-    array = rows.numpy()
-    return dpp_tiles.tiles_entropy(array, 0.0, array) if _is_short(rows) else dpp_kernels.entropy(array)
-
-
-def _entropy_gradient(rows: Tensor, factor: float) -> Tensor:
-    """factor times its gradient."""
+def _entropy(rows: Tensor, factor: float) -> tuple[float, Tensor]:
+    """Σ_rows H(softmax(Φ)) in nats, and factor times its gradient."""
     if not _has_kernels(rows):
         log_p = rows.log_softmax(1)
         entropy = (log_p.exp() * log_p).sum(1, keepdim=True).neg_()
-        return -(log_p + entropy) * log_p.exp() * factor
+        return float(entropy.sum()), -(log_p + entropy) * log_p.exp() * factor
     out = torch.empty_like(rows)
-    kernel = dpp_tiles.tiles_entropy if _is_short(rows) else dpp_kernels.entropy_gradient
-    kernel(rows.numpy(), factor, out.numpy())
-    return out
+    kernel = dpp_tiles.tiles_entropy if _is_short(rows) else dpp_kernels.entropy
+    return kernel(rows.numpy(), factor, out.numpy()), out
 
 
 def _has_kernels(rows: Tensor) -> bool:

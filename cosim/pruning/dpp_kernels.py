@@ -12,6 +12,8 @@ from numba import njit
 from cosim.pruning.dpp_vector import exp_float32, fill_gumbel
 
 _BUCKETS = 256
+_FEW = 16
+"""Up to so many values a plain sum is faster than a folded one."""
 
 
 @njit(cache=True)
@@ -109,24 +111,49 @@ def _smaller_gap(gap):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
+def _least_kept(row, k, folds):  # type: ignore[no-untyped-def]
+    """A value that at least k of the row reach: the smallest of k or more maxima of disjoint parts of it."""
+    n = row.size
+    half = (n + 1) // 2
+    if half < k:
+        return row.dtype.type(-np.inf)
+    upper = row[half:]
+    for i in range(upper.size):
+        folds[i] = row[i] if row[i] > upper[i] else upper[i]
+    if upper.size < half:
+        folds[half - 1] = row[half - 1]
+    while (half + 1) // 2 >= k and half > 1:
+        n, half = half, (half + 1) // 2
+        upper = folds[half:n]
+        for i in range(upper.size):
+            folds[i] = folds[i] if folds[i] > upper[i] else upper[i]
+    least = folds[0]
+    for i in range(1, half):
+        least = min(least, folds[i])
+    return least
+
+
+@njit(cache=True)
 def _pick_row(row, picks, integers, values):  # type: ignore[no-untyped-def]
-    """Indices of the k largest of one row; integers int32 [5, max(n + 1, 256)] and values [n] are scratch."""
+    """Indices of the k largest of one row; integers int32 [5, max(n + 1, 256)] and values [2, n] are scratch."""
     n, k = row.size, picks.size
-    bucket, units, start, fill = integers[0, :n], integers[1], integers[2, :_BUCKETS], integers[3, :_BUCKETS]
-    last = _count_buckets(row, k, bucket, start, fill)
-    chosen = integers[4]
-    count = 0
+    chosen, count, least = integers[4], 0, _least_kept(row, k, values[0])
     for i in range(n):
         chosen[count] = i
-        count += 1 if bucket[i] <= last else 0
+        count += 1 if row[i] >= least else 0
+    candidates, placed = values[0, :count], values[1]
     for j in range(count):
-        i = chosen[j]
-        place = fill[bucket[i]]
-        fill[bucket[i]] = place + 1
-        values[place], units[place] = row[i], i
+        candidates[j] = row[chosen[j]]
+    bucket, units, start, fill = integers[0, :count], integers[1], integers[2, :_BUCKETS], integers[3, :_BUCKETS]
+    last = _count_buckets(candidates, k, bucket, start, fill)
+    for j in range(count):
+        if bucket[j] <= last:
+            place = fill[bucket[j]]
+            fill[bucket[j]] = place + 1
+            placed[place], units[place] = candidates[j], chosen[j]
     for b in range(last + 1):
         if fill[b] - start[b] > 1:
-            _sort_bucket(values[start[b] : fill[b]], units[start[b] : fill[b]])
+            _sort_bucket(placed[start[b] : fill[b]], units[start[b] : fill[b]])
     for j in range(k):
         picks[j] = units[j]
 
@@ -141,7 +168,7 @@ def pick_top(scores, picks):  # type: ignore[no-untyped-def]
     picks : int32 [rows, k], filled
     """
     n = scores.shape[1]
-    integers, values = np.empty((5, max(n + 1, _BUCKETS)), np.int32), np.empty(n, scores.dtype)
+    integers, values = np.empty((5, max(n + 1, _BUCKETS)), np.int32), np.empty((2, n), scores.dtype)
     for r in range(scores.shape[0]):
         _pick_row(scores[r], picks[r], integers, values)
 
@@ -158,7 +185,7 @@ def draw_rows(logits, key, noise, values, scores, picks, out):  # type: ignore[n
     picks : int32 [rows, k]
     """
     rows, n = logits.shape
-    integers, sorted_values = np.empty((5, max(n + 1, _BUCKETS)), np.int32), np.empty(n, scores.dtype)
+    integers, sorted_values = np.empty((5, max(n + 1, _BUCKETS)), np.int32), np.empty((2, n), scores.dtype)
     drawn, work = np.empty(n, np.float32), np.empty((3, n + 2), np.int32)
     for r in range(rows):
         if noise > 0.0:
@@ -208,6 +235,34 @@ def _weighted_sums(weights, values, folds):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
+def follow_rows(values, gain, seen, logits):  # type: ignore[no-untyped-def]
+    """Move Φ by how far gain · |value| / row mean has moved since it was seen; a row of zeros falls to 0.
+
+    Parameters
+    ----------
+    values, seen, logits : float [rows, n]
+        `seen` and `logits` are changed.
+    gain : float
+    """
+    n, real = values.shape[1], values.dtype.type
+    size, folds = np.empty_like(values[0]), np.empty((2, n), values.dtype)
+    for r in range(values.shape[0]):
+        total = 0.0
+        for i in range(n):
+            size[i] = abs(values[r, i])
+        if n <= _FEW:
+            for i in range(n):
+                total += size[i]
+        else:
+            total, _ = _weighted_sums(size, size, folds)
+        scale = real(gain * n / total) if total > 0.0 else real(0.0)
+        for i in range(n):
+            now = size[i] * scale
+            logits[r, i] += now - seen[r, i]
+            seen[r, i] = now
+
+
+@njit(cache=True)
 def _exp(x, out, power):  # type: ignore[no-untyped-def]
     """exp of float32 by our vector code, of float64 by the library."""
     if x.itemsize == 4:
@@ -218,12 +273,51 @@ def _exp(x, out, power):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
-def soft_mask_vjp(perturbed, picks, temperature, grad, values, out, kept):  # type: ignore[no-untyped-def]
-    """Gradient of Σ h ⊙ S with respect to Φ with h = grad ⊙ values, for picks in score order; and A ⊙ grad.
+def _scratch(scores, picks):  # type: ignore[no-untyped-def]
+    """(floats [6, n], sums [3, k], powers [n]) for `_row_vjp`."""
+    n, k = scores.shape[1], picks.shape[1]
+    return np.empty((6, n), scores.dtype), np.empty((3, k)), np.empty(n, np.int32)
+
+
+@njit(cache=True)
+def _row_vjp(scores, order, temperature, h, weights, floats, sums, power):  # type: ignore[no-untyped-def]
+    """weights = gradient of Σ h ⊙ S with respect to one row of Φ.
 
     Along the picks, with d_j = exp(x_j+1 - x_j) <= 1 and the pick's share p_j = exp(x_j) / Z_j of its own softmax:
     p_j = p_j+1 / (p_j+1 + d_j) from the last to the first, S_j = S_j-1 d_j-1 + p_j from the first to the last; D and
     D̄ are running means. No exponent is positive and no sum has mixed signs, so nothing can leave the range.
+    """
+    n, k, real = scores.size, order.size, scores.dtype.type
+    x, folds, gaps, decay = floats[0], floats[1:3], floats[3, :k], floats[4, :k]
+    share, mean, soft = sums[0], sums[1], sums[2]
+    inverse, lowest = real(1.0 / temperature), scores[order[k - 1]]
+    for i in range(n):
+        x[i] = min(scores[i] - lowest, real(0.0)) * inverse
+    _exp(x, weights, power)
+    for j in range(k):
+        weights[order[j]] = 0
+        gaps[j] = (scores[order[min(j + 1, k - 1)]] - scores[order[j]]) * inverse
+    _exp(gaps, decay, power[:k])
+    rest, rest_grad = _weighted_sums(weights, h, folds)
+    share[k - 1] = 1.0 / (1.0 + rest)
+    mean[k - 1] = (h[order[k - 1]] + rest_grad) * share[k - 1]
+    for j in range(k - 2, -1, -1):
+        share[j] = share[j + 1] / (share[j + 1] + decay[j])
+        mean[j] = mean[j + 1] + (h[order[j]] - mean[j + 1]) * share[j]
+    soft[0] = share[0]
+    for j in range(1, k):
+        soft[j] = soft[j - 1] * decay[j - 1] + share[j]
+        mean[j] = mean[j - 1] + (mean[j] - mean[j - 1]) * (share[j] / soft[j])
+    factor, middle = real(soft[k - 1] / temperature), real(mean[k - 1])
+    for i in range(n):
+        weights[i] *= (h[i] - middle) * factor
+    for j in range(k):
+        weights[order[j]] = soft[j] * (h[order[j]] - mean[j]) / temperature
+
+
+@njit(cache=True)
+def soft_mask_vjp(perturbed, picks, temperature, grad, values, out):  # type: ignore[no-untyped-def]
+    """Gradient of Σ h ⊙ S with respect to Φ with h = grad ⊙ values, for picks in score order.
 
     Parameters
     ----------
@@ -231,52 +325,43 @@ def soft_mask_vjp(perturbed, picks, temperature, grad, values, out, kept):  # ty
     picks : int32 [rows, k]
         Indices of the k largest, largest first.
     temperature : float
-    out, kept : float [rows, n], filled
+    out : float [rows, n], filled
     """
-    n, k, real = perturbed.shape[1], picks.shape[1], perturbed.dtype.type
-    x, power, h = np.empty_like(perturbed[0]), np.empty(n, np.int32), np.empty_like(perturbed[0])
-    gaps, decay = np.empty_like(perturbed[0, :k]), np.empty_like(perturbed[0, :k])
-    share, mean, soft, folds = np.empty(k), np.empty(k), np.empty(k), np.empty((2, n), perturbed.dtype)
-    inverse = real(1.0 / temperature)
+    floats, sums, power = _scratch(perturbed, picks)
+    h = floats[5]
     for r in range(perturbed.shape[0]):
-        scores, weights, order = perturbed[r], out[r], picks[r]
-        lowest = scores[order[k - 1]]
-        for i in range(n):
-            x[i] = min(scores[i] - lowest, real(0.0)) * inverse
+        for i in range(h.size):
             h[i] = grad[r, i] * values[r, i]
-            kept[r, i] = 0
-        _exp(x, weights, power)
-        for j in range(k):
-            weights[order[j]] = 0
-            kept[r, order[j]] = grad[r, order[j]]
-            gaps[j] = (scores[order[min(j + 1, k - 1)]] - scores[order[j]]) * inverse
-        _exp(gaps, decay, power[:k])
-        rest, rest_grad = _weighted_sums(weights, h, folds)
-        share[k - 1] = 1.0 / (1.0 + rest)
-        mean[k - 1] = (h[order[k - 1]] + rest_grad) * share[k - 1]
-        for j in range(k - 2, -1, -1):
-            share[j] = share[j + 1] / (share[j + 1] + decay[j])
-            mean[j] = mean[j + 1] + (h[order[j]] - mean[j + 1]) * share[j]
-        soft[0] = share[0]
-        for j in range(1, k):
-            soft[j] = soft[j - 1] * decay[j - 1] + share[j]
-            mean[j] = mean[j - 1] + (mean[j] - mean[j - 1]) * (share[j] / soft[j])
-        factor, middle = real(soft[k - 1] / temperature), real(mean[k - 1])
-        for i in range(n):
-            weights[i] *= (h[i] - middle) * factor
-        for j in range(k):
-            weights[order[j]] = soft[j] * (h[order[j]] - mean[j]) / temperature
+        _row_vjp(perturbed[r], picks[r], temperature, h, out[r], floats, sums, power)
 
 
 @njit(cache=True)
-def entropy(logits):  # type: ignore[no-untyped-def]
-    """Σ_rows H(softmax(Φ)) in nats; Φ float [rows, n]."""
-    below, weights = np.empty_like(logits[0]), np.empty_like(logits[0])
-    power, folds = np.empty(logits.shape[1], np.int32), np.empty((2, logits.shape[1]), logits.dtype)
-    total = 0.0
-    for r in range(logits.shape[0]):
-        partition, mean = _partition(logits[r], below, weights, power, folds)
-        total += np.log(partition) - mean
+def learn_rows(perturbed, picks, temperature, grad, values, entropy_weight, rate, logits):  # type: ignore[no-untyped-def]
+    """Φ -= rate · gradient, that of `soft_mask_vjp` and of entropy_weight · Σ_rows H(softmax(Φ)), while a row is near.
+
+    Returns Σ gradient².
+
+    Parameters
+    ----------
+    perturbed, picks, temperature, grad, values
+        As in `soft_mask_vjp`.
+    entropy_weight, rate : float
+    logits : float [rows, n], changed
+    """
+    floats, sums, power = _scratch(perturbed, picks)
+    h, row, below, weights = floats[5], np.empty_like(logits[0]), np.empty_like(logits[0]), np.empty_like(logits[0])
+    factor, folds, total = logits.dtype.type(rate), floats[1:3], 0.0
+    for r in range(perturbed.shape[0]):
+        for i in range(h.size):
+            h[i] = grad[r, i] * values[r, i]
+        _row_vjp(perturbed[r], picks[r], temperature, h, row, floats, sums, power)
+        if entropy_weight > 0.0:
+            _row_entropy(logits[r], entropy_weight, below, weights, power, folds)
+            for i in range(h.size):
+                row[i] += weights[i]
+        for i in range(h.size):
+            logits[r, i] -= factor * row[i]
+        total += _weighted_sums(row, row, folds)[1]
     return total
 
 
@@ -292,14 +377,20 @@ def _partition(row, below, weights, power, folds):  # type: ignore[no-untyped-de
 
 
 @njit(cache=True)
-def entropy_gradient(logits, factor, out):  # type: ignore[no-untyped-def]
-    """out = factor times the gradient -p (log p + H) of the entropy; Φ and out float [rows, n]."""
-    real = logits.dtype.type
+def _row_entropy(row, factor, below, weights, power, folds):  # type: ignore[no-untyped-def]
+    """H(softmax(Φ)) of one row in nats; weights = factor times its gradient -p (log p + H)."""
+    partition, mean = _partition(row, below, weights, power, folds)
+    scale, middle = row.dtype.type(-factor / partition), row.dtype.type(mean)
+    for i in range(row.size):
+        weights[i] *= (below[i] - middle) * scale
+    return np.log(partition) - mean
+
+
+@njit(cache=True)
+def entropy(logits, factor, out):  # type: ignore[no-untyped-def]
+    """Σ_rows H(softmax(Φ)) in nats; out = factor times its gradient. Φ and out float [rows, n]."""
     below, power = np.empty_like(logits[0]), np.empty(logits.shape[1], np.int32)
-    folds = np.empty((2, logits.shape[1]), logits.dtype)
+    folds, total = np.empty((2, logits.shape[1]), logits.dtype), 0.0
     for r in range(logits.shape[0]):
-        weights = out[r]
-        partition, mean = _partition(logits[r], below, weights, power, folds)
-        scale, middle = real(-factor / partition), real(mean)
-        for i in range(logits.shape[1]):
-            weights[i] *= (below[i] - middle) * scale
+        total += _row_entropy(logits[r], factor, below, out[r], power, folds)
+    return total

@@ -28,6 +28,7 @@ from torch.autograd.function import once_differentiable
 
 from cosim.errors import PruningError
 from cosim.pruning import dpp_exact, dpp_kernels, dpp_tiles, dpp_vector
+from cosim.pruning.dpp_learning import Learning
 
 Relaxation = Literal["score_order", "index_order", "exact_marginals"]
 _RELAXATIONS = get_args(Relaxation)
@@ -60,6 +61,8 @@ class Sampling:
     (SIMPLE, arXiv 2210.01941; O(n k) work)."""
     key: int = 0
     """Decides the draw, in 0..2^63 - 1."""
+    straight_through: bool = True
+    """Do values that are not kept get a gradient too, that of 1 in place of the mask?"""
 
     def __post_init__(self) -> None:
         if not self.temperature > 0.0 or not self.noise >= 0.0:
@@ -216,21 +219,21 @@ def _vjp_log(perturbed: Tensor, picks: Tensor, temperature: float, grad: Tensor)
 
 def _vjp_kernel(
     perturbed: Tensor, picks: Tensor, temperature: float, grad: Tensor, values: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """(the same with grad ⊙ values for grad, A ⊙ grad) on the CPU, for picks in score order."""
-    out, kept = torch.empty_like(perturbed), torch.empty_like(perturbed)
+) -> Tensor:
+    """The same with grad ⊙ values for grad, on the CPU, for picks in score order."""
+    out, order = torch.empty_like(perturbed), picks.int().contiguous()
     values = torch.ones_like(grad) if values is None else values
-    order, given = picks.int().contiguous(), (grad.contiguous().numpy(), values.contiguous().numpy())
-    dpp_kernels.soft_mask_vjp(perturbed.numpy(), order.numpy(), temperature, *given, out.numpy(), kept.numpy())
-    return out, kept
+    g, v = grad.contiguous().numpy(), values.contiguous().numpy()
+    dpp_kernels.soft_mask_vjp(perturbed.numpy(), order.numpy(), temperature, g, v, out.numpy())
+    return out
 
 
-def _vjp_tiles(perturbed: Tensor, k: int, temperature: float, grad: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+def _vjp_tiles(perturbed: Tensor, k: int, temperature: float, grad: Tensor, values: Tensor) -> Tensor:
     """The same for short rows."""
-    out, kept = torch.empty_like(perturbed), torch.empty_like(perturbed)
-    arrays = [tensor.contiguous().numpy() for tensor in (grad, values)]
-    dpp_tiles.tiles_vjp(perturbed.numpy(), k, temperature, *arrays, out.numpy(), kept.numpy())  # type: ignore[call-arg]
-    return out, kept
+    out = torch.empty_like(perturbed)
+    g, v = grad.contiguous().numpy(), values.contiguous().numpy()
+    dpp_tiles.tiles_vjp(perturbed.numpy(), k, temperature, g, v, out.numpy())
+    return out
 
 
 def _next_pick(perturbed: Tensor, kept: Tensor, temperature: float, grad: Tensor) -> Tensor:
@@ -295,11 +298,17 @@ def _draw_by_tensors(logits: Tensor, values: Tensor, sampling: Sampling, fixed: 
 
 
 class _Masked(torch.autograd.Function):
-    """Forward A ⊙ values, backward A ⊙ grad for the values and ∂S/∂Φ for Φ (and for a fractional k)."""
+    """Forward A ⊙ values; backward ∂S/∂Φ for Φ (and for a fractional k), and for the values."""
 
     @staticmethod
     def forward(
-        ctx: Any, logits: Tensor, values: Tensor, share: Tensor | None, sampling: Sampling, fixed: Tensor | None
+        ctx: Any,
+        logits: Tensor,
+        values: Tensor,
+        share: Tensor | None,
+        sampling: Sampling,
+        fixed: Tensor | None,
+        learning: Learning | None,
     ) -> Tensor:
         rows, values = logits.detach().contiguous(), values.detach()
         plain = fixed is None and sampling.relaxation != "exact_marginals"
@@ -309,43 +318,59 @@ class _Masked(torch.autograd.Function):
             ctx.draw, out = _draw_by_tensors(rows, values, sampling, fixed)
         if sampling.relaxation == "index_order":
             ctx.draw.picks = ctx.draw.picks.sort(dim=1).values
-        ctx.sampling = sampling
+        ctx.sampling, ctx.learning, ctx.logits = sampling, learning, rows if learning is not None else None
         ctx.save_for_backward(values, fixed)
         return out
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         values, fixed = ctx.saved_tensors
         draw, sampling, grad = ctx.draw, ctx.sampling, grads[0].contiguous()
-        for_logits, for_values = _gradients(draw, sampling, grad, values)
-        if fixed is not None:
-            for_logits.masked_fill_(fixed, 0.0)
+        if ctx.learning is not None:
+            for_logits = None
+            ctx.learning.step_by_rows(ctx.logits, (draw.scores, draw.picks), sampling.temperature, grad, values)
+        else:
+            for_logits = _logit_gradient(draw, sampling, grad, values)
+            if fixed is not None:
+                for_logits.masked_fill_(fixed, 0.0)
         share = None
         if ctx.needs_input_grad[2]:
             kept = _kept(draw, sampling.k, torch.ones_like(grad)).bool()
             share = _next_pick(draw.scores, kept, sampling.temperature, grad * values)
-        return for_logits, for_values, share, None, None
+        for_values = grad if sampling.straight_through else _kept(draw, sampling.k, grad)
+        return for_logits, for_values, share, None, None, None
 
 
 def _kept(draw: _Draw, k: int, values: Tensor) -> Tensor:
     return _keep_top(draw.scores, k, values) if draw.picks is None else _keep(draw.picks, values)
 
 
-def _gradients(draw: _Draw, sampling: Sampling, grad: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-    """(for Φ, for the values)."""
+def _logit_gradient(draw: _Draw, sampling: Sampling, grad: Tensor, values: Tensor) -> Tensor:
+    """Gradient of Σ grad ⊙ values ⊙ S with respect to Φ."""
     k, heat = sampling.k, sampling.temperature
     if sampling.relaxation == "exact_marginals":
-        return _exact_vjp(draw.scores, k, heat, grad * values)[1], _kept(draw, k, grad)
+        return _exact_vjp(draw.scores, k, heat, grad * values)[1]
     if draw.picks is None:
         return _vjp_tiles(draw.scores, k, heat, grad, values)
     if sampling.relaxation == "score_order" and _has_kernels(grad):
         return _vjp_kernel(draw.scores, draw.picks, heat, grad, values)
-    return _vjp_log(draw.scores, draw.picks, heat, grad * values), _kept(draw, k, grad)
+    return _vjp_log(draw.scores, draw.picks, heat, grad * values)
+
+
+def learns_by_rows(logits: Tensor, sampling: Sampling) -> bool:
+    """Can `mask_values` make the steps of Φ itself?"""
+    return _has_kernels(logits) and sampling.relaxation == "score_order" and not _is_short(logits, sampling.k)
 
 
 def mask_values(
-    values: Tensor, logits: Tensor, sampling: Sampling, *, share: Tensor | None = None, fixed: Tensor | None = None
+    values: Tensor,
+    logits: Tensor,
+    sampling: Sampling,
+    *,
+    share: Tensor | None = None,
+    fixed: Tensor | None = None,
+    learning: Learning | None = None,
 ) -> Tensor:
     """A ⊙ values for one sampled mask A: exactly k of each row are kept, with straight-through gradients.
 
@@ -360,6 +385,8 @@ def mask_values(
         Gets the gradient of the loss with respect to a fractional k: that of the next pick's softmax.
     fixed : Tensor, bool, [rows, 1], optional
         Rows that draw no noise and whose Φ gets no gradient.
+    learning : Learning, optional
+        Φ (contiguous) gets no gradient but a step in the backward pass; only where `learns_by_rows`, without `fixed`.
 
     Returns
     -------
@@ -375,7 +402,7 @@ def mask_values(
     Once differentiable. Kept for the backward: Φ + g [rows, n], the picks [rows, k], the values. arXiv 2105.12686.
     """
     _check_k(sampling.k, logits.shape[1])
-    return _Masked.apply(logits, values.contiguous(), share, sampling, fixed)
+    return _Masked.apply(logits, values.contiguous(), share, sampling, fixed, learning)
 
 
 def sample_mask(

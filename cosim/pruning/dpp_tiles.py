@@ -62,8 +62,8 @@ def keep_tiles(scores, k, values, out):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
-def tiles_vjp(scores, k, temperature, grad, values, out, kept):  # type: ignore[no-untyped-def]
-    """Gradient of Σ h ⊙ S with respect to Φ with h = grad ⊙ values, in score order; and A ⊙ grad.
+def tiles_vjp(scores, k, temperature, grad, values, out):  # type: ignore[no-untyped-def]
+    """Gradient of Σ h ⊙ S with respect to Φ with h = grad ⊙ values, in score order.
 
     Σ_j p_j (h - p_j·h) / τ over the k softmaxes p_j.
 
@@ -73,7 +73,7 @@ def tiles_vjp(scores, k, temperature, grad, values, out, kept):  # type: ignore[
         Φ + g.
     k : int
     temperature : float
-    grad, values, out, kept : float32 [tiles, n]
+    grad, values, out : float32 [tiles, n]
     """
     tiles, n = scores.shape
     shape, inverse, zero = (n, _SIDE), np.float32(1.0 / temperature), np.float32(0.0)
@@ -113,12 +113,11 @@ def tiles_vjp(scores, k, temperature, grad, values, out, kept):  # type: ignore[
         for i in range(n):
             for lane in range(count):
                 out[first + lane, i] = total[i, lane] * inverse
-                kept[first + lane, i] = grad[first + lane, i] if rank[i, lane] < k else zero
 
 
 @njit(cache=True)
 def tiles_entropy(logits, factor, out):  # type: ignore[no-untyped-def]
-    """Σ_tiles H(softmax(Φ)) in nats; unless `factor` is 0, out = factor times its gradient.
+    """Σ_tiles H(softmax(Φ)) in nats; out = factor times its gradient.
 
     Parameters
     ----------
@@ -153,8 +152,6 @@ def tiles_entropy(logits, factor, out):  # type: ignore[no-untyped-def]
             mean[lane] /= partition[lane]
         for lane in range(count):
             entropy += np.log(partition[lane]) - mean[lane]
-        if factor == 0.0:
-            continue
         for i in range(n):
             for lane in range(count):
                 out[first + lane, i] = scale * p[i, lane] / partition[lane] * (mean[lane] - x[i, lane])

@@ -16,13 +16,21 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from functools import lru_cache
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from cosim.errors import PruningError
 from cosim.pruning.dpp import KofNMask, find_masks
+from cosim.pruning.dpp_layout import Plan
+from cosim.pruning.dpp_schedules import MaskSchedule
+from cosim.pruning.mask_methods import DynamicProbabilistic
 
+CHOOSING = 0.5
+"""Share of the training in which k moves. Assumption: the rest is as long as that of masks of a given k needs."""
+REACH = 4.0
+"""Largest way of log κ in that time, a factor of 55 in k. Assumption: from anywhere to nearly anywhere."""
 LayerCost = Callable[[str, int], float]
 """(layer, k) -> its price, >= 0, in the unit of the budget."""
 
@@ -160,3 +168,52 @@ class LearnedK(nn.Module):
 def _use(mask: KofNMask, k: int, kappa: Tensor | None) -> None:
     mask.set_k(k)
     mask.share = kappa
+
+
+class BudgetedMasks(DynamicProbabilistic):
+    """DPP that begins with the k of the plans and moves it under a budget, with the protocol of `mask_methods`.
+
+    k is final after `CHOOSING` of the training; `k` then says layer -> k. The steps of log κ are Adam's, of a length
+    that is a share of the training as those of Φ are.
+
+    Parameters
+    ----------
+    cost, budget
+        See LearnedK.
+    schedule : MaskSchedule, optional
+    """
+
+    exact_rows: ClassVar[bool] = True
+
+    def __init__(self, cost: LayerCost, budget: float, schedule: MaskSchedule | None = None) -> None:
+        super().__init__(schedule)
+        self._cost, self._budget, self._done = cost, budget, 0.0
+        self.k: dict[str, int] | None = None
+
+    def attach(self, model: nn.Module, plans: Mapping[str, Plan], *, seed: int) -> None:
+        super().attach(model, plans, seed=seed)
+        self._learned = LearnedK(model, self._cost, self._budget)
+        self._optimizer = torch.optim.Adam(self._learned.parameters())
+        self._generator = torch.Generator().manual_seed(seed)
+
+    def on_step(self, model: nn.Module, done: float) -> None:
+        super().on_step(model, done)
+        if self.k is not None:
+            return
+        self._optimizer.param_groups[0]["lr"] = REACH * (done - self._done) / CHOOSING
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+        self._done = done
+        if done < CHOOSING:
+            self._learned.on_step(self._generator)
+        else:
+            self.k = self._learned.finish()
+
+    def penalty(self, model: nn.Module) -> Tensor:
+        own = super().penalty(model)
+        return own if self.k is not None else own + self._learned.penalty()
+
+    def finish(self, model: nn.Module) -> dict[str, Tensor]:
+        if self.k is None:
+            self.k = self._learned.finish()
+        return super().finish(model)

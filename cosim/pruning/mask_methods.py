@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from difflib import get_close_matches
 from typing import Any, ClassVar, Protocol
 
@@ -71,7 +72,8 @@ class DynamicProbabilistic:
     exact_rows: ClassVar[bool] = True
 
     def __init__(self, schedule: MaskSchedule | None = None, entropy_scale: float = 1.0) -> None:
-        self.schedule, self.entropy_scale = schedule or MaskSchedule(), entropy_scale
+        schedule = schedule or MaskSchedule()
+        self.schedule = replace(schedule, entropy=schedule.entropy * entropy_scale)
 
     def attach(self, model: nn.Module, plans: Mapping[str, Plan], *, seed: int) -> None:
         attach_masks(model, plans, seed=seed)
@@ -80,7 +82,7 @@ class DynamicProbabilistic:
         self.schedule.apply(model, done)
 
     def penalty(self, model: nn.Module) -> Tensor:
-        return self.entropy_scale * entropy_penalty(model)
+        return self.schedule.entropy * entropy_penalty(model)
 
     def masks(self, model: nn.Module) -> dict[str, Tensor]:
         return {name: mask.mask() for name, mask in find_masks(model).items()}

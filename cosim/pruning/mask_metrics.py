@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,10 @@ from cosim.pruning.dpp import KofNMask, find_masks
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+
+_LEAST_SCALE = 0.01
+"""Largest value of a colour scale, at least: changes below it do not show."""
 
 
 def _tile_statistics(rows: Tensor) -> tuple[float, float]:
@@ -93,18 +98,33 @@ class MaskHistory:
         return [record for record in self.records if record.layer == layer]
 
     def figure(self, path: Path | None = None) -> Figure:
-        """Confidence, diversity and churn over time, a line a layer; written to `path` (.png, .pdf, .svg) if given."""
+        """Confidence, diversity and churn: a row a layer, time to the right; written to `path` (.png, .pdf, .svg)."""
         from matplotlib.figure import Figure
 
-        figure = Figure(figsize=(11.0, 3.2), layout="constrained")
-        axes = figure.subplots(1, 3)
+        layers = list(dict.fromkeys(record.layer for record in self.records))
+        moments = sorted({record.moment for record in self.records})
+        figure = Figure(figsize=(11.0, 1.6 + 0.19 * max(len(layers), 4)), layout="constrained")
+        axes = figure.subplots(1, 3, sharey=True)
+        axes[0].set_yticks([row + 0.5 for row in range(len(layers))], layers, fontsize="small")
+        axes[0].invert_yaxis()
         for axis, name in zip(axes, ("confidence", "diversity", "churn"), strict=True):
-            for layer in dict.fromkeys(record.layer for record in self.records):
-                of_layer = self.of_layer(layer)
-                axis.plot([r.moment for r in of_layer], [getattr(r, name) for r in of_layer], label=layer)
-            axis.set(title=name, xlabel="time", ylim=(0.0, 1.02))
-        if self.records:
-            axes[-1].legend(fontsize="small")
+            axis.set(title=name, xlabel="time")
+            if layers:
+                cells = [[self._value(name, layer, moment) for moment in moments] for layer in layers]
+                most = max(_LEAST_SCALE, *(getattr(record, name) for record in self.records))
+                colours = axis.pcolormesh(_edges(moments), range(len(layers) + 1), cells, vmin=0.0, vmax=most)
+                figure.colorbar(colours, ax=axis)
         if path is not None:
-            figure.savefig(path)
+            figure.savefig(path, dpi=150)
         return figure
+
+    def _value(self, name: str, layer: str, moment: float) -> float:
+        """NaN where the layer had no mask at that moment."""
+        return next((float(getattr(r, name)) for r in self.of_layer(layer) if r.moment == moment), math.nan)
+
+
+def _edges(moments: list[float]) -> list[float]:
+    """Where the cells of ascending moments begin and end: half-way between neighbours."""
+    between = [(a + b) / 2 for a, b in pairwise(moments)]
+    first, last = (moments[1] - moments[0], moments[-1] - moments[-2]) if between else (1.0, 1.0)
+    return [moments[0] - first / 2, *between, moments[-1] + last / 2]

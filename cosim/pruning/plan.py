@@ -1,9 +1,9 @@
 """PruningPlan: what a search proposes, pruning executes, hardware scores and the user takes home.
 
 A plan is a versioned JSON file. For each named layer it says how many filters stay (physical removal), which
-k-of-n mask lies on what remains, and how many bits a weight has. Removal comes first: `mask.n` refers to the layer
-after removal. Channels that no list of layers tells apart (a stream that spans the stages of a ResNet with padded
-shortcuts, the heads of an attention module) are named by their channel group under `groups`.
+k-of-n mask lies on what remains, and how many bits a weight and an input have. Removal comes first: `mask.n` refers
+to the layer after removal. Channels that no list of layers tells apart (a stream that spans the stages of a ResNet with
+padded shortcuts, the heads of an attention module) are named by their channel group under `groups`.
 """
 
 from __future__ import annotations
@@ -70,11 +70,14 @@ class MaskPlan(_Frozen):
 
 
 class LayerPlan(_Frozen):
-    """What happens to one layer; the default leaves it dense at 8 bits."""
+    """What happens to one layer; the default leaves it dense, its weights at 8 bits."""
 
     filters: FilterPlan | None = None
     mask: MaskPlan | None = None
     weight_bits: Annotated[int, Field(ge=1, le=32)] = 8
+    """1: binary, 2: ternary, more: symmetric levels."""
+    activation_bits: Annotated[int, Field(ge=2, le=16)] | None = None
+    """Of the layer's inputs; None: the network computes with them as they are, hardware is priced with 8."""
 
 
 class PruningPlan(_Frozen):

@@ -1,18 +1,17 @@
 """Symmetric per-tensor weight quantization with a straight-through gradient, applied after masking.
 
-b bits, 2 <= b: s = (2^(b-1) - 1/2) / max|W|, levels round(s·W) in -(2^(b-1) - 1) .. 2^(b-1) - 1. For b = 8 that is
+b bits, 3 <= b: s = (2^(b-1) - 1/2) / max|W|, levels round(s·W) in -(2^(b-1) - 1) .. 2^(b-1) - 1. For b = 8 that is
 s = 127.5 / max|A ⊙ W| of arXiv 2105.12686; the half makes the outermost of the 2^b - 1 bins as wide as the others.
-1 bit: levels sign(W), one magnitude for all: the mean |W| of the non-zero weights (Rastegari et al. 2016,
+2 bits, ternary: levels -1, 0, 1 by the threshold 0.7 · mean |W|, with the mean |W| of what passes it as their magnitude
+(Li, Zhang, Liu 2016, arXiv 1605.04711, section 2.2); means are over the non-zero weights.
+1 bit, binary: levels sign(W), one magnitude for all: the mean |W| of the non-zero weights (Rastegari et al. 2016,
 arXiv 1603.05279, per tensor instead of per filter). Zeros stay zero: they are the masked weights, which are not stored.
-
-The scheme `ternary` (2 bits) is that of Li, Zhang, Liu 2016, arXiv 1605.04711, section 2.2: levels -1, 0, 1 by the
-threshold 0.7 · mean |W|, with the mean |W| of what passes it as their magnitude; means are over the non-zero weights.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +22,6 @@ from cosim.pruning.baking import bake
 from cosim.pruning.dpp import KofNMask
 
 MAX_BITS = 32
-Scheme = Literal["uniform", "ternary"]
 _TERNARY_THRESHOLD = 0.7
 _IDENTITY_ABOVE_BITS = 24
 """float32 has 24 significant bits: finer levels are the float itself."""
@@ -32,15 +30,7 @@ _IDENTITY_ABOVE_BITS = 24
 def check_bits(bits: int, layer: str = "weight") -> None:
     """Raise PruningError unless 1 <= bits <= 32."""
     if not 1 <= bits <= MAX_BITS:
-        raise PruningError(f"{layer}: weight_bits = {bits}; use 1 (sign) to {MAX_BITS} (not quantized)")
-
-
-def check_scheme(scheme: str, bits: int, layer: str = "weight") -> None:
-    """Raise PruningError unless the scheme is known and fits the bits."""
-    if scheme not in get_args(Scheme):
-        raise PruningError(f'{layer}: scheme = "{scheme}" is not known; use one of {", ".join(get_args(Scheme))}')
-    if scheme == "ternary" and bits != 2:
-        raise PruningError(f"{layer}: ternary weights have 2 bits, not {bits}; use weight_bits = 2")
+        raise PruningError(f"{layer}: weight_bits = {bits}; use 1 (binary), 2 (ternary) to {MAX_BITS} (not quantized)")
 
 
 def level_count(bits: int) -> int:
@@ -77,22 +67,21 @@ def _ternary(weight: Tensor) -> tuple[Tensor, Tensor]:
     return weight.sign() * passing, scale
 
 
-def _quantized(weight: Tensor, bits: int, scheme: Scheme) -> tuple[Tensor, Tensor]:
+def _quantized(weight: Tensor, bits: int) -> tuple[Tensor, Tensor]:
     """(levels as floats, scale)."""
-    if scheme == "ternary":
+    if bits == 2:
         return _ternary(weight)
     scale = _scale(weight, bits)
     return _levels(weight, scale, bits), scale
 
 
-def quantize_tensor(weight: Tensor, bits: int, scheme: Scheme = "uniform") -> tuple[Tensor, float]:
+def quantize_tensor(weight: Tensor, bits: int) -> tuple[Tensor, float]:
     """Integer levels and scale of a weight.
 
     Parameters
     ----------
     weight : Tensor, floating point, any shape
     bits : int, 1..32
-    scheme : "uniform" or "ternary" (2 bits)
 
     Returns
     -------
@@ -103,14 +92,13 @@ def quantize_tensor(weight: Tensor, bits: int, scheme: Scheme = "uniform") -> tu
     Raises
     ------
     PruningError
-        bits is not in 1..32 or does not fit the scheme, or the weight is empty or not finite.
+        bits is not in 1..32, or the weight is empty or not finite.
     """
     check_bits(bits)
-    check_scheme(scheme, bits)
     if weight.numel() == 0 or not bool(weight.isfinite().all()):
         raise PruningError(f"a weight of shape {tuple(weight.shape)} is empty or not finite; quantize a trained weight")
     exact = weight.detach().double()
-    levels, scale = _quantized(exact, bits, scheme)
+    levels, scale = _quantized(exact, bits)
     return levels.to(torch.int64), float(scale)
 
 
@@ -118,36 +106,34 @@ class _FakeQuantize(torch.autograd.Function):
     """Forward levels / scale, backward identity."""
 
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, bits: int, scheme: Scheme) -> Tensor:
-        levels, scale = _quantized(weight, bits, scheme)
+    def forward(ctx: Any, weight: Tensor, bits: int) -> Tensor:
+        levels, scale = _quantized(weight, bits)
         return levels / scale
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        return grads[0], None, None
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return grads[0], None
 
 
-def fake_quantize(weight: Tensor, bits: int, scheme: Scheme = "uniform") -> Tensor:
+def fake_quantize(weight: Tensor, bits: int) -> Tensor:
     """The weight rounded to its levels, gradient 1 everywhere; above 24 bits the weight itself."""
     check_bits(bits)
-    check_scheme(scheme, bits)
-    return weight if bits > _IDENTITY_ABOVE_BITS else _FakeQuantize.apply(weight, bits, scheme)
+    return weight if bits > _IDENTITY_ABOVE_BITS else _FakeQuantize.apply(weight, bits)
 
 
 class Quantizer(nn.Module):
     """Parametrization of a weight: W -> W on the levels of `bits` bits (training and evaluation alike)."""
 
-    def __init__(self, bits: int, layer: str = "weight", scheme: Scheme = "uniform") -> None:
+    def __init__(self, bits: int, layer: str = "weight") -> None:
         super().__init__()
         check_bits(bits, layer)
-        check_scheme(scheme, bits, layer)
-        self.bits, self.scheme = bits, scheme
+        self.bits = bits
 
     def forward(self, weight: Tensor) -> Tensor:
-        return fake_quantize(weight, self.bits, self.scheme)
+        return fake_quantize(weight, self.bits)
 
     def extra_repr(self) -> str:
-        return f"bits={self.bits}, scheme={self.scheme}"
+        return f"bits={self.bits}"
 
 
 def _parametrizations(module: nn.Module) -> list[nn.Module]:
@@ -157,9 +143,7 @@ def _parametrizations(module: nn.Module) -> list[nn.Module]:
     return list(module.parametrizations["weight"])  # type: ignore[index]
 
 
-def attach_quantizers(
-    model: nn.Module, bits: Mapping[str, int], *, schemes: Mapping[str, Scheme] | None = None
-) -> dict[str, Quantizer]:
+def attach_quantizers(model: nn.Module, bits: Mapping[str, int]) -> dict[str, Quantizer]:
     """Put a Quantizer on the weight of each named layer, in place, on top of a mask if there is one.
 
     Parameters
@@ -167,8 +151,6 @@ def attach_quantizers(
     model : nn.Module
     bits : mapping of layer name to bits, 1..32
         Layers above 24 bits get none: their weight stays as it is.
-    schemes : mapping of layer name to "uniform" or "ternary", optional
-        "uniform" where it names none.
 
     Returns
     -------
@@ -180,19 +162,14 @@ def attach_quantizers(
         A layer is missing, no Conv2d or Linear, or already quantized; or bits is not in 1..32. Nothing has been
         attached then.
     """
-    layers, chosen = dict(model.named_modules()), schemes or {}
+    layers = dict(model.named_modules())
     for name, count in bits.items():
         check_bits(count, name)
-        check_scheme(chosen.get(name, "uniform"), count, name)
         if not isinstance(layers.get(name), nn.Conv2d | nn.Linear):
             raise PruningError(f"{name}: weight_bits: no Conv2d or Linear layer of that name; name one of the network")
         if any(isinstance(part, Quantizer) for part in _parametrizations(layers[name])):
             raise PruningError(f"{name}: the weight is already quantized; freeze it first, then attach again")
-    attached = {
-        name: Quantizer(count, name, chosen.get(name, "uniform"))
-        for name, count in bits.items()
-        if count <= _IDENTITY_ABOVE_BITS
-    }
+    attached = {name: Quantizer(count, name) for name, count in bits.items() if count <= _IDENTITY_ABOVE_BITS}
     for name, quantizer in attached.items():
         parametrize.register_parametrization(layers[name], "weight", quantizer, unsafe=True)  # shape and dtype stay
     return attached

@@ -7,9 +7,9 @@ on an accelerator are passed in by whoever knows one.
 from __future__ import annotations
 
 import bisect
-import heapq
+import itertools
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,10 +17,11 @@ from torch import Tensor
 
 from cosim.errors import PruningError
 from cosim.pruning.apply import plan_of_groups, prunable_groups
-from cosim.pruning.counting import Cost, Widths
+from cosim.pruning.counting import Budget, Widths
 from cosim.pruning.coupling import ChannelGroup
 from cosim.pruning.criteria.combining import Normalisation, group_score
 from cosim.pruning.plan import FilterPlan, PruningPlan
+from cosim.pruning.trading import Trade, trade_widths
 
 
 @dataclass(frozen=True)
@@ -47,16 +48,6 @@ class WidthRules:
             raise PruningError(f"min_width = {self.min_width}, multiple = {self.multiple}: each must be at least 1")
         if not 0 <= self.min_share <= 1:
             raise PruningError(f"min_share = {self.min_share}: must be in [0, 1]")
-
-
-@dataclass(frozen=True)
-class Budget:
-    """A limit on what the network may cost."""
-
-    name: str
-    """As messages name it: "MACs", "energy_pj"."""
-    limit: float
-    cost: Cost
 
 
 _FREE = WidthRules()
@@ -171,9 +162,12 @@ def worth_widths(
     """The score lost per cost saved decides: greedily the cheapest loss first, until the budgets are met.
 
     Saved cost is measured in shares of what the whole network has too much of each budget. A step goes to the next
-    width that saves anything (an array may pay for 32 columns whether 20 or 32 are used). What the last step saved too
-    much is then given back, the highest scores first, and channels of two groups are exchanged as long as that keeps
-    more score. The cost functions are called a few times a step, and once a pair of groups in the end.
+    width at which saving pays: an array may pay for 32 columns whether 20 or 32 are used (`trading`). What the last
+    step saved too much is then given back, the highest scores first, and channels of two groups are exchanged as long
+    as that keeps more score. The cost functions are called once for every width of every group, a few times a step, and
+    up to four times for a pair of groups in the end.
+
+    The sum of scores is only as good as their scale between layers; `sensitivity.calibrated_scores` measures it.
 
     Raises
     ------
@@ -182,20 +176,10 @@ def worth_widths(
     """
     allowed = _reachable(groups, budgets, rules)
     ordered = _ordered_scores(groups, scores, how)
-    widths = {name: choices[-1] for name, choices in allowed.items()}
-    excess = [(budget, budget.cost(widths) - budget.limit) for budget in budgets]
-    queue = [(0.0, name) for name in sorted(allowed)]  # lower bounds: a step saves less the narrower the others are
-    while not _met(budgets, widths):
-        _, name = heapq.heappop(queue)
-        worth, width = _best_step(widths, name, allowed[name], ordered[name], excess)
-        if not queue or worth <= queue[0][0]:
-            widths[name], worth = width, 0.0
-        if widths[name] > allowed[name][0]:
-            heapq.heappush(queue, (worth, name))
-    widths = _give_back(widths, allowed, ordered, budgets)
-    while (better := next(_exchanges(widths, allowed, ordered, budgets), None)) is not None:
-        widths = _give_back(better, allowed, ordered, budgets)
-    return widths
+    whole = {name: choices[-1] for name, choices in allowed.items()}
+    losses = {name: [0.0, *itertools.accumulate(ordered[name])] for name in allowed}
+    excess = [abs(budget.cost(whole) - budget.limit) or 1.0 for budget in budgets]  # one met now may be exceeded later
+    return trade_widths(Trade(allowed, losses, budgets, excess))
 
 
 def select_plan(
@@ -270,67 +254,3 @@ def _ordered_scores(
     return {
         group.name: torch.sort(group_score(group, scores, how)).values.tolist() for group in prunable_groups(groups)
     }
-
-
-def _best_step(
-    widths: dict[str, int],
-    name: str,
-    allowed: Sequence[int],
-    ordered: Sequence[float],
-    excess: Sequence[tuple[Budget, float]],
-) -> tuple[float, int]:
-    """(score lost per cost saved, width) of a group's next step down that saves anything; inf if none does."""
-    now = [(budget, budget.cost(widths), scale) for budget, scale in excess]
-    for width in reversed([choice for choice in allowed if choice < widths[name]]):
-        after = widths | {name: width}
-        saved = sum((cost - budget.cost(after)) / scale for budget, cost, scale in now if cost > budget.limit)
-        if saved > 0:
-            size = len(ordered)
-            return sum(ordered[size - widths[name] : size - width]) / saved, width
-    return float("inf"), allowed[0]
-
-
-def _exchanges(
-    widths: dict[str, int],
-    allowed: Mapping[str, Sequence[int]],
-    ordered: Mapping[str, Sequence[float]],
-    budgets: Sequence[Budget],
-) -> Iterator[dict[str, int]]:
-    """Widths that meet the budgets with one group a step wider and another a step narrower, and more score kept."""
-    wider, narrower = [], []
-    for name, choices in allowed.items():
-        at, scores = choices.index(widths[name]), ordered[name]
-        size = len(scores)
-        if at + 1 < len(choices):
-            wider.append((sum(scores[size - choices[at + 1] : size - choices[at]]), name, choices[at + 1]))
-        if at > 0:
-            narrower.append((sum(scores[size - choices[at] : size - choices[at - 1]]), name, choices[at - 1]))
-    for gain, name, more in sorted(wider, reverse=True):
-        for loss, other, less in sorted(narrower):
-            if loss >= gain:
-                break
-            changed = widths | {name: more, other: less}
-            if other != name and _met(budgets, changed):
-                yield changed
-
-
-def _give_back(
-    widths: dict[str, int],
-    allowed: Mapping[str, Sequence[int]],
-    ordered: Mapping[str, Sequence[float]],
-    budgets: Sequence[Budget],
-) -> dict[str, int]:
-    """Widen groups, those with the highest score waiting first, as long as the budgets stay met."""
-    open_names = set(allowed)
-    while open_names:
-        steps = {name: next((w for w in allowed[name] if w > widths[name]), 0) for name in open_names}
-        open_names = {name for name in open_names if steps[name]}
-        if not open_names:
-            break
-        name = max(sorted(open_names), key=lambda n: ordered[n][len(ordered[n]) - widths[n] - 1])
-        wider = widths | {name: steps[name]}
-        if _met(budgets, wider):
-            widths = wider
-        else:
-            open_names.discard(name)
-    return widths

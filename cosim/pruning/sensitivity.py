@@ -8,15 +8,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cosim.errors import PruningError
 from cosim.pruning.apply import prunable_groups, remove_filters
 from cosim.pruning.coupling import ChannelGroup
+from cosim.pruning.criteria import group_score
 from cosim.pruning.selection import select_plan, uniform_widths
 
 Judge = Callable[[nn.Module], float]
-"""Pruned network, which it may change (recalibrate) -> accuracy in [0, 1]."""
+"""Pruned network, which it may change (recalibrate) -> accuracy in [0, 1], or another number that falls with damage."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,68 @@ def measure_sensitivity(
         found[group.name] = tuple(accuracies)
     whole = remove_filters(model, example, select_plan(type(model).__name__, groups, scores, {}), groups, verify=False)
     return Sensitivity(judge(whole), shares, found)
+
+
+def calibrated_scores(
+    groups: Sequence[ChannelGroup], scores: Mapping[str, Tensor], sensitivity: Sensitivity
+) -> dict[str, Tensor]:
+    """Scores in units of measured damage: those of a group's lowest channels add up to what it was seen to lose.
+
+    The order within a group stays; between groups, a criterion's scores say little (a mean of 1 in every layer makes
+    one of 64 channels worth as much as one of 16). For `worth_widths(..., how="none")`. Between the measured shares the
+    loss is a straight line, and only its convex part counts: losses that grow ever slower would call for all or nothing
+    of a group, which so few points do not carry. Losses of several groups are taken to add up (an assumption).
+
+    Parameters
+    ----------
+    groups, scores : as for `measure_sensitivity`, whose result `sensitivity` is
+
+    Returns
+    -------
+    dict of layer name to Tensor [output channels], float64, >= 0
+
+    Raises
+    ------
+    PruningError
+        A group that can lose channels was not measured, or has no scores.
+    """
+    found = {name: torch.zeros(len(score), dtype=torch.float64) for name, score in scores.items()}
+    for group in prunable_groups(groups):
+        if group.name not in sensitivity.accuracy:
+            raise PruningError(f"group {group.name}: its sensitivity was not measured; measure all groups")
+        order = group_score(group, scores).argsort(stable=True)
+        worth = torch.empty(group.size, dtype=torch.float64)
+        worth[order] = torch.from_numpy(np.diff(_losses(group, groups, sensitivity)))
+        for part in group.slices:
+            layer = part.name.rpartition(".")[0]
+            if part.role == "out" and part.name == f"{layer}.weight" and layer in found:
+                for value, positions in zip(worth, part.indices, strict=True):
+                    found[layer][list(positions)] = value
+    return found
+
+
+def _losses(group: ChannelGroup, groups: Sequence[ChannelGroup], sensitivity: Sensitivity) -> NDArray[np.float64]:
+    """What a group loses with its j lowest channels, j = 0 … size: convex, each step more than the one before."""
+    known = [(0, 0.0)]
+    for share, accuracy in sorted(zip(sensitivity.keep, sensitivity.accuracy[group.name], strict=True), reverse=True):
+        lost = group.size - uniform_widths(groups, {group.name: share})[group.name]
+        known.append((lost, max(known[-1][1], sensitivity.dense - accuracy)))
+    hull: list[tuple[int, float]] = []
+    for lost, damage in known:
+        while len(hull) > 1 and _slope(hull[-2], hull[-1]) >= _slope(hull[-2], (lost, damage)):
+            hull.pop()
+        if not hull or lost > hull[-1][0]:
+            hull.append((lost, damage))
+    beyond = max(group.size, hull[-1][0] + 1)
+    steepest = _slope(hull[-2], hull[-1]) if len(hull) > 1 else 0.0
+    hull.append((beyond, hull[-1][1] + steepest * (beyond - hull[-1][0])))
+    places = np.arange(group.size + 1)
+    losses = np.interp(places, [lost for lost, _ in hull], [damage for _, damage in hull])
+    return losses + places**2 * 1e-12 * max(losses[-1], 1e-12)  # of equal steps, the order of the scores decides
+
+
+def _slope(one: tuple[int, float], other: tuple[int, float]) -> float:
+    return (other[1] - one[1]) / (other[0] - one[0]) if other[0] > one[0] else float("inf")
 
 
 def write_sensitivity_figure(result: Sensitivity, path: Path) -> None:

@@ -246,6 +246,25 @@ def test_k_of_n_indices_hold_the_entropy_of_the_family(rows, k, n):
     assert bits == BlockedNM(k, n).worst_bits(rows, n, VALUE_BITS)
 
 
+@settings(deadline=None)
+@given(
+    st.integers(1, 4), st.integers(1, 7), st.integers(1, 3), st.integers(1, 60), st.integers(1, 6), st.integers(1, 9)
+)
+def test_blocks_refuse_fixed_rows_exactly_where_one_of_them_may_overflow(k, n, unit, units, kept, block):
+    n = min(max(k, n), units)
+    known = FixedKofN(rows=2, cols=units * unit, k=min(k, n), n=n, unit=unit)
+    fmt = BlockedNM(min(kept, block), block)
+    if block % unit:
+        return
+    starts = range(0, known.cols, block)
+    most = [known.most(Block(rows=1, cols=min(block, known.cols - col), col=col)) for col in starts]
+    if max(most) <= fmt.kept:
+        assert fmt.expected_bits(known, 8) == fmt.worst_bits(2, known.cols, 8)
+    else:
+        with pytest.raises(InvalidInputError, match="non-zeros into a block"):
+            fmt.expected_bits(known, 8)
+
+
 def test_dense_masks_cost_dense_values_and_metadata():
     """Density 1 costs dense + metadata in every format."""
     mask = Mask.from_bool(np.ones((6, 40)))

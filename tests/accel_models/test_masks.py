@@ -15,6 +15,7 @@ from accel_models.masks import (
     check_k_of_n,
     check_mask,
     column_counts,
+    in_lane_order,
     lane_work,
     row_counts,
     tile_counts,
@@ -177,12 +178,17 @@ def test_sizes_below_one_are_refused():
 
 def test_k_of_n_weights_are_recognised_and_the_row_that_breaks_is_named():
     structure = KofN(granularity="weight", k=2, n=8)
-    matrix = FixedKofN(rows=6, cols=36, k=2, n=8).sample(np.random.default_rng(0))
-    check_k_of_n(weight_mask(matrix.reshape(weight_shape(CONV)), CONV), CONV, structure)
+    matrix = FixedKofN(rows=6, cols=36, k=2, n=8).sample(np.random.default_rng(0))  # (r, s, c), channels fastest
+
+    def packed():
+        return weight_mask(matrix.reshape(6, 3, 3, 4).transpose(0, 3, 1, 2), CONV)
+
+    check_k_of_n(packed(), CONV, structure)
+    assert np.array_equal(in_lane_order(packed(), CONV).as_matrix(), matrix)
     assert matrix.sum(axis=1).tolist() == [structure.kept_per_row(CONV)] * 6
     matrix[4, 8:16] = True
     with pytest.raises(InvalidInputError, match=r"'conv': row 4 .* keeps 8 of the 8 weights of tile 1, not 2"):
-        check_k_of_n(weight_mask(matrix.reshape(weight_shape(CONV)), CONV), CONV, structure)
+        check_k_of_n(packed(), CONV, structure)
 
 
 def test_k_of_n_kernels_are_whole_and_the_row_that_breaks_is_named():
@@ -190,6 +196,7 @@ def test_k_of_n_kernels_are_whole_and_the_row_that_breaks_is_named():
     kernels = np.repeat(FixedKofN(rows=6, cols=4, k=3, n=4).sample(np.random.default_rng(0)), 9, axis=1)
     kernels = kernels.reshape(weight_shape(CONV))
     check_k_of_n(weight_mask(kernels, CONV), CONV, structure)
+    assert in_lane_order(weight_mask(kernels, CONV), CONV, structure) == weight_mask(kernels, CONV)
     fewer, partial = kernels.copy(), kernels.copy()
     fewer[5] = 0
     with pytest.raises(InvalidInputError, match="row 5 of the mask keeps 0 of 4 kernels, not 3"):

@@ -40,11 +40,14 @@ def run(machine: Accelerator, layer: Layer, structure: Any = None, mask: Mask | 
 
 
 def fixed_mask(layer: Conv2d | Gemm, k: int, n: int, seed: int = 0) -> Mask:
-    """k of every n weights of a row, n a divisor of it."""
+    """k of every n weights of a row, along the channels, n a divisor of it."""
     rng, reduction = np.random.default_rng(seed), layer.as_gemm().k
     order = rng.random((layer.weight_elements // n, n)).argsort(axis=1)
     assert reduction % n == 0
-    return weight_mask((order < k).reshape(weight_shape(layer)), layer)
+    kept = order < k
+    if isinstance(layer, Conv2d):
+        kept = kept.reshape(layer.k, layer.r, layer.s, -1).transpose(0, 3, 1, 2)
+    return weight_mask(kept.reshape(weight_shape(layer)), layer)
 
 
 def random_mask(layer: Conv2d | Gemm, density: float, seed: int = 0) -> Mask:

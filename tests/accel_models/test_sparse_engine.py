@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from accel_models import sparse_engine
 from accel_models.errors import InvalidInputError
-from accel_models.kernels import sparse_banks, sparse_lanes, sparse_pass
+from accel_models.kernels import sparse_banks, sparse_pass
 from accel_models.masks import Mask
 from accel_models.sparse_array import SparseArray, SparseShape
 from accel_models.sparse_engine import run_masks
@@ -77,54 +78,89 @@ def test_a_sparser_nested_mask_never_costs_more_where_tiles_keep_their_lane(seed
     assert run_masks(array, SHAPE, fewer, inputs).cycles <= run_masks(array, SHAPE, weights, inputs).cycles
 
 
-@pytest.mark.parametrize("segment", [4, 8, 16, 32, 64, 128, 0])
-@pytest.mark.parametrize("width", [1, 2, 3])
-@pytest.mark.parametrize("least", [0, 1, 2])
-def test_fast_passes_equal_the_general_ones(segment, width, least):
-    rng = np.random.default_rng(segment)
-    for row_bits in (3, 64, 147, 200):
-        mask = Mask.from_bool(rng.random((21, row_bits)) < rng.choice([0.1, 0.5, 1.0]))
-        size = segment or row_bits
-        fast = sparse_lanes.lane_passes(mask.words, row_bits, 5, size, width, least)
-        order = np.full((5, 5, 1), -1, np.int64)
-        order.ravel()[:21] = np.arange(21)
-        one = np.ones((1, 1), np.int64)
-        timing = sparse_pass.Timing(row_bits, size, width, 1, least, 0, 0, sparse_pass.HELD_NONE)
-        empty = np.zeros((1, 1), np.int64)
-        general = sparse_pass.run_passes(
-            sparse_pass.WEIGHT_BITS,
-            mask.words,
-            mask.words,
-            empty,
-            empty,
-            order,
-            np.ones(5, np.int64),
-            one,
-            one,
-            one[0],
-            timing,
-        )
-        assert (fast.waited, fast.balanced, fast.busy) == (general.waited, general.balanced, general.busy)
-        assert fast.kept == mask.nonzeros
+ROW = {"skip": "weight", "lane_outputs": 5}
+FAST = {
+    "rows": {"segment": 0, "look_ahead": 1, "vector_reduction": 3},
+    "rows_free": {"segment": 8, "look_ahead": 0, "segment_cycles": 1},
+    **{f"fields_{size}": {"segment": size} for size in (4, 8, 16, 32, 64)},
+    "fields_idle": {"segment": 8, "least_cycles": 1, "vector_reduction": 2, "segment_cycles": 1},
+    "fields_most": {"segment": 4, "least_cycles": 4, "vector_reduction": 4},
+    "fields_many": {"segment": 8, "lane_outputs": 40, "least_cycles": 8},
+    "ahead": {"segment": 128, "look_ahead": 2, "segment_cycles": 2},
+    "ahead_word": {"segment": 64, "look_ahead": 3, "vector_reduction": 3, "least_cycles": 2},
+    "ahead_long": {"segment": 192, "look_ahead": 0, "least_cycles": 5},
+    "lockstep": {"segment": 128, "look_ahead": 1},
+    "tiles": {"tile_outputs": 9, "vector_outputs": 4, "look_ahead": 0, "tile_pixels": 3, "lane_pixels": 2},
+    "tiles_latched": {
+        "tile_outputs": 16,
+        "vector_outputs": 2,
+        "segment": 8,
+        "look_ahead": 0,
+        "latch_cycles": 1,
+        "held": "weight",
+        "segment_cycles": 1,
+    },
+    "tiles_held_inputs": {
+        "tile_outputs": 127,
+        "vector_outputs": 16,
+        "vector_pixels": 2,
+        "tile_pixels": 5,
+        "latch_cycles": 2,
+        "held": "input",
+        "lane_outputs": 2,
+    },
+}
+
+
+@pytest.mark.parametrize("name", FAST)
+@pytest.mark.parametrize("skip", ["weight", "input"])
+def test_fast_passes_equal_the_general_ones(name, skip, monkeypatch):
+    array = SparseArray(name=name, **{**ROW, **FAST[name]})
+    if skip == "input":
+        mirrored = {"outputs": "pixels", "pixels": "outputs"}
+        sizes = {
+            f"{what}_{b}": getattr(array, f"{what}_{a}")
+            for what in ("lane", "tile", "vector")
+            for a, b in mirrored.items()
+        }
+        held = {"weight": "input", "input": "weight", "none": "none"}[array.held]
+        array = replace(array, skip="input", held=held, **sizes)
+    rng = np.random.default_rng(4)
+    for rows, row_bits in ((21, 3), (130, 64), (47, 147), (300, 200), (33, 1300)):
+        mask = Mask.from_bool(rng.random((rows, row_bits)) < rng.choice([0.02, 0.5, 1.0]))
+        weights, inputs = (mask, None) if skip == "weight" else (None, mask)
+        outputs, pixels = (rows, 7) if skip == "weight" else (7, rows)
+        shape = SparseShape(outputs=outputs, pixels=pixels, reduction=row_bits)
+        with monkeypatch.context() as patch:
+            patch.setattr(sparse_pass, "run_passes", None)  # not needed
+            fast = run_masks(array, shape, weights, inputs)
+        with monkeypatch.context() as patch:
+            patch.setattr(sparse_engine, "_fast_passes", lambda *arguments: None)
+            assert run_masks(array, shape, weights, inputs) == fast
 
 
 def test_a_network_in_one_pass_equals_its_layers():
     rng = np.random.default_rng(5)
-    layers = [Mask.from_bool(rng.random(shape) < 0.4) for shape in ((7, 3, 3, 3), (20, 130), (1, 64))]
-    for array in (row_gather(4), nm_systolic(8, 2, 3, 2), STC_2_4, replace(sparten(), look_ahead=1)):
-        array = replace(array, gather_banks=0, pass_cycles=0, lane_pixels=1)
+    layers = [Mask.from_bool(rng.random(shape) < 0.4) for shape in ((7, 3, 3, 3), (20, 130), (1, 64), (70, 2, 5, 5))]
+    arrays = (row_gather(4, 8, 8), nm_systolic(8, 2, 3, 2), STC_2_4, sparten(), replace(sparten(), look_ahead=1))
+    for array in (*arrays, EYERISS_V2, EYERISS_V2_PE, DSTC):
+        pixels = array.lane_pixels * array.tile_pixels
+        array = replace(array, pass_cycles=0)
         passes = network_cycles(array, pack_network(layers))
         for i, mask in enumerate(layers):
-            shape = SparseShape(outputs=mask.rows, pixels=1, reduction=mask.row_bits)
+            shape = SparseShape(outputs=mask.rows, pixels=pixels, reduction=mask.row_bits)
             counts = run_masks(array, shape, mask)
             assert passes.cycles[i] == counts.cycles
             assert passes.imbalance_cycles[i] == counts.imbalance_cycles
+            assert passes.metadata_cycles[i] == counts.metadata_cycles
+            assert passes.bank_conflict_cycles[i] == counts.bank_conflict_cycles
             assert passes.kept_weights[i] == mask.nonzeros
 
 
 def test_a_network_in_one_pass_refuses_arrays_that_do_more():
-    with pytest.raises(InvalidInputError, match="run_masks layer by layer"):
-        network_cycles(DSTC, pack_network([masks(0, 0.5)[0]]))
+    for array in (SCNN, sparten(greedy=True), replace(DSTC, vector_outputs=3), replace(STC_2_4, segment=5)):
+        with pytest.raises(InvalidInputError, match="run_masks layer by layer"):
+            network_cycles(array, pack_network([masks(0, 0.5)[0]]))
     with pytest.raises(InvalidInputError, match="none given"):
         pack_network([])
 

@@ -21,6 +21,7 @@ from accel_models.sparse_machines import (
     row_gather,
     sparten,
 )
+from accel_models.sparse_planar import planar_counts
 from accel_models.sparse_sampling import draw_mask, run_weights
 from accel_models.sparse_statistics import Rows
 from accel_models.sparsity import KofN
@@ -106,6 +107,32 @@ def test_actual_weights_with_an_input_density_meet_the_mean_over_inputs(array):
     assert np.mean([counts.macs_done for counts in drawn]) == pytest.approx(weights.nonzeros * 15, rel=0.02)
     with pytest.raises(InvalidInputError, match="samples = 0"):
         run_weights(array, SHAPE, weights, 0.5, samples=0)
+
+
+@pytest.mark.parametrize(
+    ("lanes", "tile", "outputs", "reduction"), [(64, (6, 6), 32, 32), (64, (2, 2), 64, 64), (16, (7, 7), 16, 32)]
+)
+def test_planar_lanes_take_the_cycles_of_mask_exact_runs_within_a_percent(lanes, tile, outputs, reduction):
+    """Their slowest lane is taken from a normal distribution, an approximation; products and reads are not."""
+    array = replace(SCNN, lane_pixels=lanes)
+    shape = SparseShape(
+        outputs=outputs,
+        pixels=lanes,
+        reduction=reduction,
+        weight_unit=9,
+        input_unit=tile[0] * tile[1],
+        filter=(3, 3),
+        tile=tile,
+    )
+    rng = np.random.default_rng(0)
+    weights = draw_mask(Rows(0.4, reduction, 9, 9), outputs, rng)
+    inputs = Rows(0.5, reduction, shape.input_unit, 9)
+    runs = [run_masks(array, shape, weights, draw_mask(inputs, lanes, rng)) for _ in range(16)]
+    counts = planar_counts(array, shape, weights, 0.5, 1.0)
+    for field, near in (("cycles", 0.01), ("macs_done", 0.0), ("weight_reads", 0.0), ("input_reads", 0.0)):
+        seen = np.array([getattr(run, field) for run in runs], float)
+        error = seen.std(ddof=1) / np.sqrt(seen.size)
+        assert abs(getattr(counts, field) - seen.mean()) <= 2.95 * error + near * seen.mean(), field  # 99 %, 15 degrees
 
 
 def test_a_density_outside_0_and_1_is_refused():

@@ -12,6 +12,8 @@ from accel_models.errors import InvalidInputError
 from accel_models.layers import Conv2d, Gemm
 from accel_models.masks import weight_mask
 from accel_models.sparse_engine import run_masks
+from accel_models.sparse_fields import Lanes
+from accel_models.sparse_lanes import lay_out, phases_of
 from accel_models.sparse_layers import matrix_inputs, matrix_shape, planar_inputs, planar_tiling
 from accel_models.sparse_machines import EYERISS_V2_PE, SCNN
 
@@ -70,6 +72,24 @@ def test_planar_tiles_keep_every_pair_of_a_channel(accumulators):
     assert sum(cut.nonzeros for cut in cuts) == inputs.sum()
 
 
+@pytest.mark.parametrize(("stride", "padding"), [((2, 2), (1, 1)), ((3, 2), (0, 1)), ((2, 1), (2, 0))])
+def test_strided_planar_tiles_multiply_the_taps_and_inputs_of_a_phase_alone(stride, padding):
+    layer = Conv2d(
+        name="strided", k=6, c=4, p=4, q=5, r=3, s=3, stride=stride, padding=padding, groups=2, input_size=(11, 13)
+    )
+    rng = np.random.default_rng(3)
+    weights, inputs = rng.random((6, 2, 3, 3)) < 0.5, rng.random((1, 4, 11, 13)) < 0.5
+    lanes = Lanes(skip="both", lane_pixels=4, segment=1, look_ahead=0, accumulator_banks=32, accumulators=200)
+    laid = lay_out(layer, lanes)
+    taps = phases_of(weight_mask(weights, layer), laid, layer)
+    met = 0
+    for k, c, r, s, y, x in product(range(6), range(2), range(3), range(3), range(11), range(13)):
+        alike = (y + padding[0] - r) % stride[0] == 0 == (x + padding[1] - s) % stride[1]
+        met += bool(alike and weights[k, c, r, s] and inputs[0, k // 3 * 2 + c, y, x])
+    cuts = planar_inputs(layer, laid.tiling, inputs)
+    assert sum(run_masks(laid.array, laid.shape, taps, cut).macs_done for cut in cuts) == met > 0
+
+
 def test_small_accumulators_cut_tiles():
     layer = Conv2d(name="planar", k=64, c=4, p=224, q=224, r=3, s=3, padding=(1, 1))
     tiling = planar_tiling(layer, SCNN, 1024)
@@ -83,9 +103,6 @@ def test_layers_that_planar_tiles_cannot_hold_are_refused():
         planar_tiling(layer, replace(SCNN, lane_pixels=3), 1024)
     with pytest.raises(InvalidInputError, match="4 accumulators hold no tile"):
         planar_tiling(layer, SCNN, 4)
-    strided = Conv2d(name="strided", k=4, c=2, p=4, q=4, r=3, s=3, stride=(2, 2))
-    with pytest.raises(InvalidInputError, match="need stride 1"):
-        planar_inputs(strided, planar_tiling(strided, SCNN, 1024), np.ones((1, 2, 9, 9), bool))
 
 
 def test_inputs_of_another_shape_are_refused():

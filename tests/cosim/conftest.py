@@ -5,15 +5,19 @@ from __future__ import annotations
 import io
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import torch
 import yaml
+from torch import Tensor, nn
 
 from cosim import cli
+from cosim.data import Dataset, Split, load_digits
+from cosim.networks import build_network
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "digits.yaml"
 
@@ -91,3 +95,33 @@ def tiny_run(study_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 def cosim() -> Callable[..., Ended]:
     """`cosim("simulate", "-a", …)` in this process."""
     return run_cli
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Threads only wait for each other on networks this small, and far longer where other tests run beside."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def digits() -> Dataset:
+    """Treat it as read-only."""
+    return load_digits(seed=0)
+
+
+@pytest.fixture(scope="session")
+def small(digits: Dataset) -> Split:
+    """130 images of the digits; treat them as read-only."""
+    return Split(digits.train.images[:130], digits.train.labels[:130])
+
+
+def small_network(seed: int = 0) -> nn.Module:
+    return build_network("digits_resnet", seed)
+
+
+def flat_state(model: nn.Module) -> Tensor:
+    """All that a network holds, as one vector."""
+    return torch.cat([value.double().flatten() for value in model.state_dict().values()])

@@ -12,12 +12,15 @@ from rich.console import Console
 from safetensors.numpy import save_file
 
 from accel_models.accelerator import load_accelerator
+from accel_models.activation_masks import activation_mask
 from accel_models.errors import InvalidInputError
 from accel_models.evaluate import simulate
 from accel_models.layers import Conv2d, Gemm
+from accel_models.masks import weight_mask
+from accel_models.sparsity import KofN
 from accel_models.workload import Workload
-from cosim.commands.compare import run_compare, show_edges, show_sparse
-from cosim.commands.zeros import parse_densities, read_masks
+from cosim.commands.compare import run_compare, show_edges, show_masks, show_sparse
+from cosim.commands.zeros import ZeroFiles, Zeros, parse_densities, read_masks, read_zeros, simulate_zeros
 from cosim.errors import ConfigError
 
 NETWORK = Workload(
@@ -108,6 +111,54 @@ def test_the_table_shows_every_granularity_and_the_json_holds_the_same(tmp_path:
         assert item["granularity"] in text
     assert {item["granularity"] for item in data["granularities"]} >= {"dense", "unstructured", "filter"}
     assert "saves energy below" in text
+
+
+def test_masks_keep_the_structure_of_a_plan_unless_they_break_it(tmp_path: Path):
+    half = np.zeros((20, 8, 3, 3), np.bool_)
+    half[:, ::2] = True
+    structures = {"conv": KofN(granularity="kernel", k=4, n=8), "fc": KofN(granularity="weight", k=1, n=2)}
+    save_file({"conv": half}, tmp_path / "kept.safetensors")
+    kept = read_zeros(ZeroFiles(masks=tmp_path / "kept.safetensors"), NETWORK, structures)
+    assert (kept.structures, kept.notices) == (structures, ())
+    assert kept.estimate().structures == structures
+    save_file({"conv": KEPT}, tmp_path / "broken.safetensors")
+    broken = read_zeros(ZeroFiles(masks=tmp_path / "broken.safetensors"), NETWORK, structures)
+    assert broken.structures == {"fc": structures["fc"]}
+    assert broken.estimate().structures["conv"] == KEPT.mean()
+    assert "layer 'conv': row 0" in broken.notices[0]
+    assert broken.notices[0].endswith("it counts as an unstructured mask")
+    costs = [simulate_zeros(load_accelerator("row_gather"), NETWORK, zeros) for zeros in (kept, broken)]
+    stored = [cost.layers[0].activity.weight_bits for cost in costs]
+    assert stored[0] == KEPT.size // 2 * 8 + 20 * 4 * 3  # fixed rows: an index a kernel, no pointers
+    assert stored[1] > KEPT.sum() * 8 + KEPT.sum() * 6  # CSR
+
+
+def test_masks_and_estimates_stand_side_by_side_by_layer_and_in_all():
+    rng_ = np.random.default_rng(3)
+    zeros = Zeros(
+        structures={},
+        masks={"conv": weight_mask(KEPT, NETWORK.layers[0])},
+        activation_masks={"fc": activation_mask(rng_.random((2, 720)) < 0.3, NETWORK.layers[1])},
+        densities={"conv": 0.5},
+    )
+    cost, estimate = (simulate_zeros(load_accelerator("sparten"), NETWORK, each) for each in (zeros, zeros.estimate()))
+    text = shown(show_masks, cost, estimate, zeros)
+    assert "weights kept" in text
+    assert "inputs kept" in text
+    for one in (cost, estimate):
+        assert f"{one.latency_cycles:,}" in text
+        for layer in one.layers:
+            assert f"{layer.activity.latency_cycles:,}" in text
+            assert f"{layer.activity.macs.done:,}" in text
+    assert (
+        estimate.layers
+        == simulate(
+            load_accelerator("sparten"),
+            NETWORK,
+            {"conv": zeros.masks["conv"].density},
+            densities={"conv": 0.5, "fc": zeros.activation_masks["fc"].density},
+        ).layers
+    )
 
 
 def test_exact_and_expected_cycles_are_shown_together(tmp_path: Path):

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from cosim.errors import PruningError, UntraceableError
 from cosim.pruning.activations import activation_nodes
+from cosim.pruning.coupling import trace_channel_groups
 from cosim.pruning.criteria import (
     CRITERIA,
     ScoreOptions,
@@ -14,6 +15,7 @@ from cosim.pruning.criteria import (
     measure_scores,
     nuclear_norms,
     score_layers,
+    weigh_by_readers,
 )
 from cosim.pruning.criteria.energy import root_terms
 
@@ -354,3 +356,15 @@ def test_combined_scores_give_every_layer_the_same_vote() -> None:
     for wrong in ([], [torch.ones(2), torch.ones(3)]):
         with pytest.raises(PruningError, match="cannot be combined"):
             combine_scores(wrong)
+
+
+def test_scores_are_weighed_by_all_weights_that_read_the_channel(network: Residual) -> None:
+    groups = trace_channel_groups(network.eval(), torch.zeros(1, 1, 8, 8))
+    scores = {name: torch.arange(1.0, 1 + network.get_submodule(name).weight.shape[0]) for name in LAYERS}
+    found = weigh_by_readers(network, groups, scores)
+    one = torch.sqrt(network.one.weight.square().sum((0, 2, 3)) + network.shortcut.weight.square().sum((0, 2, 3)))
+    torch.testing.assert_close(found["stem"], (scores["stem"] * one).double(), rtol=1e-6, atol=0)
+    stream = network.head.weight.norm(dim=0)
+    for name in ("two", "shortcut"):
+        torch.testing.assert_close(found[name], (scores[name] * stream).double(), rtol=1e-6, atol=0)
+    assert torch.equal(found["head"], scores["head"].double())  # nothing reads the logits

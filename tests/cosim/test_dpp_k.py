@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -13,16 +12,9 @@ from cosim.errors import PruningError
 from cosim.pruning.any_k import AnyK, at_share
 from cosim.pruning.dpp import attach_masks, check_mask, find_masks, freeze_masks
 from cosim.pruning.dpp_sampler import Sampling, mask_values, perturb
-from cosim.pruning.learned_k import LearnedK
+from cosim.pruning.learned_k import BudgetedMasks, LearnedK
 from cosim.pruning.plan import MaskPlan
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+from tests.cosim.dpp_cases import one_thread  # noqa: F401  a fixture
 
 
 def network() -> nn.Sequential:
@@ -45,12 +37,22 @@ def test_masks_of_any_k_are_nested_and_exact() -> None:
         smaller = larger
 
 
-def test_every_share_is_drawn_and_the_ends_most_often() -> None:
-    any_k = AnyK([0.5, 0.1, 0.3, 0.2], seed=3)
-    drawn = [any_k.next_share() for _ in range(300)]
-    counts = {share: drawn.count(share) for share in any_k.shares}
-    assert min(counts.values()) > 10
-    assert min(counts[0.1], counts[0.5]) > max(counts[0.2], counts[0.3])
+def test_shares_are_drawn_the_more_often_the_smaller_they_are() -> None:
+    any_k = AnyK([0.36, 0.01, 0.09], seed=3)
+    drawn = [any_k.next_share() for _ in range(2000)]
+    expected = {0.01: 1 / 0.1, 0.09: 1 / 0.3, 0.36: 1 / 0.6}
+    for share, chance in expected.items():
+        assert drawn.count(share) / 2000 == pytest.approx(chance / sum(expected.values()), abs=0.04)  # 4 sd
+
+
+def test_a_smaller_network_does_not_teach_weights_that_only_larger_ones_have() -> None:
+    model = network()
+    attach_masks(model, PLANS)
+    AnyK([0.25, 0.5]).on_step(model, 0.0)
+    weight = model[0].weight
+    (weight * torch.randn(12, 16)).sum().backward()
+    trained = model[0].parametrizations.weight.original
+    assert torch.equal(trained.grad != 0, weight != 0)
 
 
 def test_a_step_uses_the_k_drawn_and_the_finish_fixes_masks_of_every_k() -> None:
@@ -160,6 +162,24 @@ def test_a_layer_with_dear_units_gets_fewer_of_them() -> None:
             optimizer.step()
         ends.append(learned.finish())
     assert ends[1]["0"] < ends[0]["0"]
+
+
+def test_budgeted_masks_choose_k_within_the_budget_and_then_keep_it() -> None:
+    model, method = network(), BudgetedMasks(linear_cost, 90.0)
+    method.attach(model, PLANS, seed=0)
+    optimizer, (x, y) = torch.optim.Adam(model.parameters(), 0.01), task(0)
+    for step in range(200):
+        method.on_step(model, step / 200)
+        assert (method.k is None) == (step < 100)
+        loss = nn.functional.cross_entropy(model(x), y) + method.penalty(model)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    masks = method.finish(model)
+    assert method.k is not None
+    assert 0.8 * 90.0 < sum(linear_cost(name, k) for name, k in method.k.items()) <= 90.0
+    for name, plan in PLANS.items():
+        check_mask(masks[name], plan.model_copy(update={"k": method.k[name]}))
 
 
 def test_budgets_and_costs_that_cannot_be_are_refused() -> None:

@@ -10,7 +10,7 @@ from types import ModuleType
 import pytest
 import torch
 
-from benchmarks import eap_accuracy
+from benchmarks import eap_accuracy, eap_energy, eap_variants
 from cosim.data import load_synthetic
 from cosim.networks import build_network
 from cosim.pruning.apply import prunable_groups
@@ -59,7 +59,7 @@ def case(**changes: object) -> eap_accuracy.Case:
         "network": "resnet20_cifar", "criterion": "l1", "selection": "uniform", "variant": "per_image",
         "where": "after_activation", "normalisation": "mean", "stream": False, "epochs": 0, "lr": 0.01,
         "distill": False, "macs_cut": 0.4, "parameters_cut": 0.45, "images": 0, "seed": 0,
-            "precision": "auto",
+        "precision": "auto",
     }  # fmt: skip
     return eap_accuracy.Case(**fields | changes)
 
@@ -72,7 +72,7 @@ def test_every_selection_meets_both_budgets_and_spares_the_stream(
     assert found["macs"] >= 0.40
     assert found["parameters"] >= 0.45
     assert min(found["macs"] - 0.40, found["parameters"] - 0.45) < 0.01  # one of them binds
-    scores = eap_accuracy._scores(case(), dense)
+    scores = eap_accuracy.score_case(case(), dense)
     widths = eap_accuracy.choose_widths(case(selection=selection), dense, scores)
     streams = [group for group in prunable_groups(dense.groups) if len(group.producers) > 1]
     assert streams
@@ -100,3 +100,43 @@ def test_results_are_kept_and_not_measured_again(
     monkeypatch.setattr(eap_accuracy, "run_case", fail)
     eap_accuracy.main()
     assert "resnet20_cifar" in capsys.readouterr().out
+
+
+def test_variants_are_judged_whole_and_one_layer_at_a_time(
+    dense: eap_accuracy.Dense,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = tmp_path / "variants.json"
+    arguments = ["eap", "resnet20_cifar", "--json", str(path), "--variants", "nuclear norm, L1 in the last block"]
+    monkeypatch.setattr(eap_variants, "load_dense", lambda *_: dense)
+    for extra in ([], ["--layers"]):
+        monkeypatch.setattr("sys.argv", [*arguments, *extra])
+        eap_variants.main()
+    whole, layers = (result["found"] for result in json.loads(path.read_text()).values())
+    assert whole["macs"] >= 0.40
+    assert len(layers) == 9  # one a block
+    assert min(layers.values()) > 0
+    assert "divergence, half of one layer" in capsys.readouterr().out
+
+
+def test_the_last_block_has_the_other_criterion(dense: eap_accuracy.Dense) -> None:
+    found = eap_variants.VARIANTS["nuclear norm, L1 in the last block"](case(), dense)
+    for criterion, name in (("nuclear_norm", "layer3.1.conv1"), ("l1", "layer3.2.conv1")):
+        assert torch.equal(found[name], eap_accuracy.score_case(case(criterion=criterion), dense)[name])
+
+
+def test_energy_is_compared_at_equal_energy(
+    dense: eap_accuracy.Dense, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "energy.json"
+    arguments = ["eap", "resnet20_cifar", "--json", str(path), "--accelerators", "edge_ws_16x16", "--seeds", "0"]
+    monkeypatch.setattr("sys.argv", [*arguments, "--importance", "scores", "--criterion", "l1"])
+    monkeypatch.setattr(eap_energy, "load_dense", lambda *_: dense)
+    eap_energy.main()
+    (result,) = json.loads(path.read_text()).values()
+    by_macs, by_energy = result["found"]["MACs"], result["found"]["energy"]
+    assert by_macs["macs"] <= 0.60
+    assert by_energy["energy"] <= by_macs["energy"] < 1
+    assert by_energy["widths"] != by_macs["widths"]

@@ -7,42 +7,17 @@ import torch
 import torch.nn.functional as F  # noqa: N812  the usual name
 from torch import nn
 
-from cosim.data import Split, load_digits, load_synthetic
+from cosim.data import load_synthetic
 from cosim.errors import TrainingError
-from cosim.networks import build_network
 from cosim.training import FitOptions, Recipe, evaluate, fit, predict, recalibrate_batchnorm
 from cosim.training.running import folded, judging_batch
+from tests.cosim.conftest import flat_state, small_network
 
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """Threads only wait for each other on networks this small, and far longer where other tests run beside."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def digits():
-    return load_digits(seed=0)
-
-
-@pytest.fixture(scope="module")
-def small(digits):
-    return Split(digits.train.images[:130], digits.train.labels[:130])
-
-
-def _network(seed=0):
-    return build_network("digits_resnet", seed)
-
-
-def _flat(model):
-    return torch.cat([value.double().flatten() for value in model.state_dict().values()])
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def test_evaluate_equals_a_plain_loop_and_keeps_the_mode(small):
-    network = _network().train()
+    network = small_network().train()
     network.bn1.eval()
     accuracy = evaluate(network, small, batch_size=37)
     assert network.training
@@ -53,16 +28,16 @@ def test_evaluate_equals_a_plain_loop_and_keeps_the_mode(small):
 
 
 def test_predict_does_not_change_the_model_and_its_logits_can_be_trained_on(small):
-    network = _network()
-    before = _flat(network)
+    network = small_network()
+    before = flat_state(network)
     logits = predict(network, small, batch_size=50)
-    assert torch.equal(before, _flat(network))
+    assert torch.equal(before, flat_state(network))
     assert logits.shape == (130, 10)
-    fit(_network(1), small, Recipe(epochs=1), seed=0, options=FitOptions(teacher=logits))
+    fit(small_network(1), small, Recipe(epochs=1), seed=0, options=FitOptions(teacher=logits))
 
 
 def test_recalibration_gives_the_exact_statistics_of_the_data(small):
-    network = _network().eval()
+    network = small_network().eval()
     fit(network, small, Recipe(epochs=1), seed=0)
     weights = [p.clone() for p in network.parameters()]
     recalibrate_batchnorm(network, small)
@@ -75,7 +50,7 @@ def test_recalibration_gives_the_exact_statistics_of_the_data(small):
 
 
 def test_recalibration_averages_batches_and_restores_mode_and_momentum(small):
-    network = _network().train()
+    network = small_network().train()
     recalibrate_batchnorm(network, small, batch_size=65)
     order = torch.randperm(130, generator=torch.Generator().manual_seed(0))
     stem = network.conv1(small.images[order]).detach()
@@ -88,7 +63,7 @@ def test_recalibration_averages_batches_and_restores_mode_and_momentum(small):
 def test_recalibration_draws_its_images_by_the_seed(small):
     means = []
     for seed in (0, 0, 1):
-        network = _network()
+        network = small_network()
         recalibrate_batchnorm(network, small, images=20, seed=seed)
         means.append(network.bn1.running_mean.clone())
     assert torch.equal(means[0], means[1])
@@ -97,11 +72,11 @@ def test_recalibration_draws_its_images_by_the_seed(small):
 
 def test_recalibration_of_one_image_is_refused(small):
     with pytest.raises(TrainingError, match="at least 2 images"):
-        recalibrate_batchnorm(_network(), small, images=1)
+        recalibrate_batchnorm(small_network(), small, images=1)
 
 
 def test_recalibration_rescues_a_network_with_stale_statistics(digits):
-    network = _network()
+    network = small_network()
     recipe = Recipe(epochs=4, lr=3e-3, optimizer="adam")
     fit(network, digits.train, recipe, seed=0)
     stale = copy.deepcopy(network)
@@ -120,7 +95,7 @@ def many():
 
 
 def _settled(split):
-    network = _network()
+    network = small_network()
     recalibrate_batchnorm(network, split)
     return network
 
@@ -129,12 +104,12 @@ def _settled(split):
 def test_many_images_are_judged_as_by_a_plain_loop(many, threads):
     assert len(many) > 2000
     network = _settled(many).train()
-    before = _flat(network)
+    before = flat_state(network)
     torch.set_num_threads(threads)
     accuracy = evaluate(network, many)
     assert torch.get_num_threads() == threads
     assert network.training
-    assert torch.equal(before, _flat(network))
+    assert torch.equal(before, flat_state(network))
     with torch.no_grad():
         hits = network.eval()(many.batch(slice(None))).argmax(1) == many.labels
     assert accuracy == int(hits.sum()) / len(many)
@@ -174,7 +149,7 @@ def test_networks_that_cannot_be_folded_are_judged_as_they_are(many):
     with torch.inference_mode():
         twice = _Twice().eval()
         torch.testing.assert_close(folded(twice, images)(images), twice(images))
-        branching, watched = _Branching().eval(), _network().eval()
+        branching, watched = _Branching().eval(), small_network().eval()
         assert folded(branching, images) is branching
         watched.conv1.register_forward_hook(lambda module, args, output: None)
         assert folded(watched, images) is watched

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -14,6 +13,7 @@ from cosim.errors import PruningError
 from cosim.pruning.dpp_layout import Plan, check_mask, magnitude_mask
 from cosim.pruning.mask_methods import MaskMethod, build_method, method_names
 from cosim.pruning.plan import MaskPlan
+from tests.cosim.dpp_cases import one_thread  # noqa: F401  a fixture
 
 PLANS: dict[str, Plan] = {
     "0": MaskPlan(granularity="weight", k=2, n=4),
@@ -21,14 +21,6 @@ PLANS: dict[str, Plan] = {
     "5": MaskPlan(granularity="weight", k=3, n=8),
 }
 STEPS = 60
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def network() -> nn.Sequential:

@@ -30,7 +30,11 @@ def mask_plans(draw: st.DrawFn) -> MaskPlan:
 
 
 layer_plans = st.builds(
-    LayerPlan, filters=st.none() | filter_plans(), mask=st.none() | mask_plans(), weight_bits=st.integers(1, 32)
+    LayerPlan,
+    filters=st.none() | filter_plans(),
+    mask=st.none() | mask_plans(),
+    weight_bits=st.integers(1, 32),
+    activation_bits=st.none() | st.integers(2, 16),
 )
 
 
@@ -77,6 +81,7 @@ BAD: dict[str, tuple[Any, str, str]] = {
     "bits": (_layer(weight_bits=33), "layers.conv1.weight_bits", "33"),
     "bits as text": (_layer(weight_bits="8"), "layers.conv1.weight_bits", "'8'"),
     "granularity": (_layer(mask={"granularity": "row", "k": 1, "n": 8}), "granularity", "'weight' or 'kernel'"),
+    "one activation bit": (_layer(activation_bits=1), "layers.conv1.activation_bits", "1"),
     "unknown key": (_layer(weight_bit=4), "layers.conv1.weight_bit", "did you mean 'weight_bits'"),
     "version": ({"version": 2, "network": "x"}, "version", "2"),
     "no network": ({"version": 1}, "network", "required"),

@@ -5,43 +5,18 @@ import torch
 import torch.nn.functional as F  # noqa: N812  the usual name
 from torch import nn
 
-from cosim.data import Augmentation, Loader, Normalization, Split, load_digits
+from cosim.data import Augmentation, Loader, Normalization, Split
 from cosim.errors import ConfigError, TrainingError
-from cosim.networks import build_network
 from cosim.training import FitOptions, Recipe, evaluate, fit, predict
+from tests.cosim.conftest import flat_state, small_network
 
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """Threads only wait for each other on networks this small, and far longer where other tests run beside."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def digits():
-    return load_digits(seed=0)
-
-
-@pytest.fixture(scope="module")
-def small(digits):
-    return Split(digits.train.images[:130], digits.train.labels[:130])
-
-
-def _network(seed=0):
-    return build_network("digits_resnet", seed)
-
-
-def _flat(model):
-    return torch.cat([value.double().flatten() for value in model.state_dict().values()])
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def _trained(split, seed, recipe=None, **options):
-    network = _network()
+    network = small_network()
     fit(network, split, recipe or Recipe(epochs=2), seed=seed, **options)
-    return _flat(network)
+    return flat_state(network)
 
 
 def test_same_seed_same_weights_and_other_seed_other_weights(small):
@@ -72,7 +47,7 @@ def test_draws_inside_the_model_hang_on_the_seed(small):
 
 
 def test_training_reaches_the_accuracy_of_a_dense_network(digits):
-    network = _network()
+    network = small_network()
     recipe = Recipe(epochs=6, lr=3e-3, optimizer="adam", weight_decay=1e-2, schedule="warmup_cosine")
     losses = fit(network, digits.train, recipe, seed=0)
     assert len(losses) == 6
@@ -125,7 +100,7 @@ def test_schedules_set_the_size_of_each_step(small, schedule, expected):
 
 def test_on_step_hears_the_share_of_the_training(small):
     heard = []
-    fit(_network(), small, Recipe(epochs=2, batch_size=65), seed=0, on_step=heard.append)
+    fit(small_network(), small, Recipe(epochs=2, batch_size=65), seed=0, on_step=heard.append)
     assert heard == [0.0, 0.25, 0.5, 0.75]
 
 
@@ -145,7 +120,7 @@ def test_scaled_parameters_learn_faster_and_do_not_decay(small):
 
 
 def test_frozen_parameters_stay(small):
-    network = _network()
+    network = small_network()
     network.conv1.weight.requires_grad_(False)
     before = network.conv1.weight.clone()
     fit(network, small, Recipe(epochs=1), seed=0)
@@ -154,7 +129,7 @@ def test_frozen_parameters_stay(small):
 
 def test_distillation_follows_the_teacher_instead_of_the_labels(small):
     wrong = F.one_hot((small.labels + 1) % 10, 10).float() * 20
-    network = _network()
+    network = small_network()
     fit(
         network,
         small,
@@ -169,28 +144,28 @@ def test_distillation_follows_the_teacher_instead_of_the_labels(small):
 
 def test_teacher_logits_of_another_split_are_refused(small):
     with pytest.raises(TrainingError, match="5 teacher logits for 130 images"):
-        fit(_network(), small, Recipe(epochs=1), seed=0, options=FitOptions(teacher=torch.zeros(5, 10)))
+        fit(small_network(), small, Recipe(epochs=1), seed=0, options=FitOptions(teacher=torch.zeros(5, 10)))
 
 
 def test_a_last_batch_of_one_image_joins_its_neighbour(digits):
     split = Split(digits.train.images[:65], digits.train.labels[:65])
     heard = []
-    fit(_network(), split, Recipe(epochs=1, batch_size=64), seed=0, on_step=heard.append)
+    fit(small_network(), split, Recipe(epochs=1, batch_size=64), seed=0, on_step=heard.append)
     assert heard == [0.0]
 
 
 def test_diverged_training_names_epoch_and_remedy(small):
     with pytest.raises(TrainingError, match=r"in epoch 1 of 3 \(lr 0\.1.*use a smaller lr"):
-        fit(_network(), small, Recipe(epochs=3), seed=0, penalty=lambda model: model.linear.bias.sum() * math.nan)
+        fit(small_network(), small, Recipe(epochs=3), seed=0, penalty=lambda model: model.linear.bias.sum() * math.nan)
 
 
 @pytest.mark.parametrize("judge", [predict, evaluate])
 def test_empty_splits_are_refused(judge, small):
     empty = Split(small.images[:0], small.labels[:0])
     with pytest.raises(TrainingError, match="holds no image"):
-        judge(_network(), empty)
+        judge(small_network(), empty)
     with pytest.raises(TrainingError, match="holds no image"):
-        fit(_network(), empty, Recipe(epochs=1), seed=0)
+        fit(small_network(), empty, Recipe(epochs=1), seed=0)
 
 
 @pytest.mark.parametrize(
@@ -204,7 +179,7 @@ def test_recipe_refuses_values_out_of_range(field, value):
 
 
 def test_a_teacher_network_teaches_what_its_logits_teach(small):
-    teacher = _network(1)
+    teacher = small_network(1)
     fit(teacher, small, Recipe(epochs=2), seed=1)
     by_network = _trained(small, 0, options=FitOptions(teacher=teacher))
     by_logits = _trained(small, 0, options=FitOptions(teacher=predict(teacher, small)))
@@ -213,26 +188,26 @@ def test_a_teacher_network_teaches_what_its_logits_teach(small):
 
 
 def test_a_teacher_sees_the_augmented_images_and_stays_as_it_is(small):
-    teacher = _network(1).train()
-    before = _flat(teacher)
+    teacher = small_network(1).train()
+    before = flat_state(teacher)
     seen = []
     teacher.register_forward_hook(lambda module, args, output: seen.append((args[0].clone(), module.training)))
     recipe = Recipe(epochs=1, batch_size=65, crop_padding=1)
-    fit(_network(), small, recipe, seed=0, options=FitOptions(teacher=teacher))
+    fit(small_network(), small, recipe, seed=0, options=FitOptions(teacher=teacher))
     order = torch.randperm(130, generator=torch.Generator().manual_seed(0))
     expected = [
         batch.images for batch in Loader(small, 65, seed=0, augmentation=Augmentation(1, False)).epoch(0, order)
     ]
     assert [training for _, training in seen] == [False, False]
     assert all(torch.equal(images, other) for (images, _), other in zip(seen, expected, strict=True))
-    assert torch.equal(before, _flat(teacher))
+    assert torch.equal(before, flat_state(teacher))
     assert teacher.training
 
 
 def test_logits_of_a_teacher_are_refused_for_augmented_images(small):
     options = FitOptions(teacher=torch.zeros(130, 10))
     with pytest.raises(TrainingError, match="do not fit augmented images; give the teacher itself"):
-        fit(_network(), small, Recipe(epochs=1, crop_padding=1), seed=0, options=options)
+        fit(small_network(), small, Recipe(epochs=1, crop_padding=1), seed=0, options=options)
 
 
 class _StopError(Exception):
@@ -265,16 +240,16 @@ def test_an_interrupted_training_ends_with_the_bits_of_an_uninterrupted_one(smal
     for parameter in resumed.parameters():
         nn.init.zeros_(parameter)  # everything comes from the file
     assert fit(resumed, small, recipe, seed=7, options=FitOptions(checkpoint=path)) == losses
-    assert torch.equal(_flat(resumed), _flat(whole))
+    assert torch.equal(flat_state(resumed), flat_state(whole))
     assert [entry.name for entry in path.parent.iterdir()] == [path.name]
 
 
 def test_a_finished_training_is_read_and_not_repeated(small, tmp_path):
     options = FitOptions(checkpoint=tmp_path / "c.pt")
-    first, again, heard = _network(), _network(1), []
+    first, again, heard = small_network(), small_network(1), []
     losses = fit(first, small, Recipe(epochs=2), seed=0, options=options)
     assert fit(again, small, Recipe(epochs=2), seed=0, on_step=heard.append, options=options) == losses
-    assert torch.equal(_flat(first), _flat(again))
+    assert torch.equal(flat_state(first), flat_state(again))
     assert heard == []
 
 
@@ -284,28 +259,28 @@ def test_a_finished_training_is_read_and_not_repeated(small, tmp_path):
 )
 def test_a_checkpoint_of_another_training_is_refused(small, tmp_path, changes, seed, message):
     options = FitOptions(checkpoint=tmp_path / "c.pt")
-    fit(_network(), small, Recipe(epochs=2), seed=0, options=options)
+    fit(small_network(), small, Recipe(epochs=2), seed=0, options=options)
     with pytest.raises(ConfigError, match=message):
-        fit(_network(), small, Recipe(**{"epochs": 2, **changes}), seed=seed, options=options)
+        fit(small_network(), small, Recipe(**{"epochs": 2, **changes}), seed=seed, options=options)
 
 
 def test_checkpoints_that_are_damaged_or_of_another_network_are_refused_by_name(small, tmp_path):
     path = tmp_path / "c.pt"
-    fit(_network(), small, Recipe(epochs=1), seed=0, options=FitOptions(checkpoint=path))
+    fit(small_network(), small, Recipe(epochs=1), seed=0, options=FitOptions(checkpoint=path))
     with pytest.raises(ConfigError, match=r"c\.pt: is of another network"):
         fit(_with_dropout(), small, Recipe(epochs=1), seed=0, options=FitOptions(checkpoint=path))
     path.write_bytes(path.read_bytes()[:-500])
     with pytest.raises(ConfigError, match=r"c\.pt: is damaged"):
-        fit(_network(), small, Recipe(epochs=1), seed=0, options=FitOptions(checkpoint=path))
+        fit(small_network(), small, Recipe(epochs=1), seed=0, options=FitOptions(checkpoint=path))
     torch.save({"weights": torch.zeros(1)}, path)
     with pytest.raises(ConfigError, match=r"c\.pt: is no checkpoint"):
-        fit(_network(), small, Recipe(epochs=1), seed=0, options=FitOptions(checkpoint=path))
+        fit(small_network(), small, Recipe(epochs=1), seed=0, options=FitOptions(checkpoint=path))
 
 
 def test_on_epoch_hears_number_and_loss(small):
     heard = []
     losses = fit(
-        _network(), small, Recipe(epochs=3), seed=0, options=FitOptions(on_epoch=lambda *args: heard.append(args))
+        small_network(), small, Recipe(epochs=3), seed=0, options=FitOptions(on_epoch=lambda *args: heard.append(args))
     )
     assert heard == list(enumerate(losses, start=1))
 
@@ -321,7 +296,7 @@ def test_pixels_train_as_the_same_images_scaled(small):
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_training_on_a_gpu_reaches_the_accuracy_of_a_dense_network(digits, tmp_path):
-    network = _network().cuda()
+    network = small_network().cuda()
     recipe = Recipe(epochs=6, lr=3e-3, optimizer="adam", schedule="warmup_cosine", crop_padding=1)
     fit(network, digits.train, recipe, seed=0, options=FitOptions(checkpoint=tmp_path / "c.pt"))
     assert evaluate(network, digits.validation) > 0.9

@@ -7,7 +7,7 @@ maps (hrank, chip), of the loss (taylor, hessian).
 """
 
 from cosim.pruning.criteria import gradients, maps, weights  # noqa: F401  they register their criteria
-from cosim.pruning.criteria.combining import combine_scores, group_score, normalise
+from cosim.pruning.criteria.combining import combine_scores, group_score, normalise, weigh_by_readers
 from cosim.pruning.criteria.energy import channel_energies, nuclear_norms
 from cosim.pruning.criteria.registry import (
     CRITERIA,
@@ -32,4 +32,5 @@ __all__ = [
     "nuclear_norms",
     "rank_correlation",
     "score_layers",
+    "weigh_by_readers",
 ]

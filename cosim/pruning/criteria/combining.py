@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from cosim.errors import PruningError
 
@@ -109,3 +109,44 @@ def group_score(group: ChannelGroup, scores: Mapping[str, Tensor], how: Normalis
     if not found:
         raise PruningError(f"group {group.name}: none of its layers has scores; list the channels that stay in keep")
     return combine_scores(found, how)
+
+
+def weigh_by_readers(
+    model: nn.Module, groups: Sequence[ChannelGroup], scores: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Scores times the norm of the weights that read the channel; ours, not of arXiv 2103.10858.
+
+    The energy of a map says what a channel offers, not what the next layers take of it: a convolution passes on at most
+    ‖map‖ x ‖its weights for that map‖. Where several layers read a channel, their squared norms are added. Channels
+    that no layer with weights reads keep their score.
+
+    Parameters
+    ----------
+    scores : layer name -> Tensor [output channels], >= 0
+
+    Returns
+    -------
+    dict of layer name to Tensor [output channels], float64
+    """
+    found = {name: score.double().clone() for name, score in scores.items()}
+    parameters = dict(model.named_parameters())
+    for group in groups:
+        reads = _reads(group, parameters)
+        if reads is None:
+            continue
+        for part in group.slices:
+            layer = part.name.rpartition(".")[0]
+            if part.role == "out" and part.name == f"{layer}.weight" and layer in found:
+                for read, positions in zip(reads, part.indices, strict=True):
+                    found[layer][list(positions)] *= read
+    return found
+
+
+def _reads(group: ChannelGroup, parameters: Mapping[str, Tensor]) -> Tensor | None:
+    """Norm of the weights that read each channel of a group, [channels]; None where none does."""
+    found = []
+    for part in group.slices:
+        if part.role == "in" and part.name in parameters:
+            weight = parameters[part.name].detach().double().cpu().movedim(part.dim, 0).flatten(1).square().sum(dim=1)
+            found.append(torch.stack([weight[list(positions)].sum() for positions in part.indices]))
+    return torch.stack(found).sum(dim=0).sqrt() if found else None
