@@ -35,6 +35,7 @@ from accel_models.mapping import DIMS, LoopShape, Mapping
 from accel_models.mapping_beam import beam_mapping
 from accel_models.mapping_cost import MappingScores, MappingTable, evaluate_mappings
 from accel_models.mapping_space import Hierarchy, SpatialAxis, refuse_no_room
+from accel_models.smooth import next_smooth
 
 __all__ = ["Hierarchy", "MapperResult", "SpatialAxis", "find_mapping", "find_mappings", "padded_extents"]
 
@@ -50,8 +51,6 @@ KEPT, BEAMS = 8, 3
 
 EAGER = 1_000_000
 """Nodes to search without a first mapping: most layers of three levels end before a beam search would."""
-SMOOTH = 7
-"""Largest prime factor of an extent that is not padded for its divisors' sake: an assumption; 7 is common in layers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,13 +164,13 @@ def find_mappings(
 
 def padded_extents(extent: int, sizes: Sequence[int], max_padding: float) -> list[int]:
     """The extent; the larger one of which the fewest iterations follow each other when it is spread over the axes, if
-    they are fewer; and where it has a prime factor above `SMOOTH`, the next larger number that has none."""
+    they are fewer; and where it has a prime factor above `smooth.SMOOTH`, the next larger number that has none."""
     limit = int(extent * (1.0 + max_padding))
     grown = {ceil(extent / ways) * ways for most in {*sizes, prod(sizes)} for ways in range(1, most + 1)}
     steps = {n: n // _ways(n, sizes) for n in sorted(grown) if extent <= n <= limit}
     best = min(steps, key=lambda n: steps[n])
-    smooth = next((n for n in range(extent, limit + 1) if _is_smooth(n)), extent)
-    return sorted({extent, best, smooth})
+    smooth = next_smooth(extent)
+    return sorted({extent, best, smooth if smooth <= limit else extent})
 
 
 def _ways(extent: int, sizes: Sequence[int]) -> int:
@@ -180,13 +179,6 @@ def _ways(extent: int, sizes: Sequence[int]) -> int:
         return 1
     first, *rest = sizes
     return max(d * _ways(extent // d, rest) for d in range(1, min(first, extent) + 1) if extent % d == 0)
-
-
-def _is_smooth(n: int) -> bool:
-    for prime in (2, 3, 5, SMOOTH):
-        while n % prime == 0:
-            n //= prime
-    return n == 1
 
 
 def padded_shapes(shape: LoopShape, hierarchy: Hierarchy, max_padding: float) -> Iterator[LoopShape]:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import product
 from math import ceil, inf
 from typing import TYPE_CHECKING
 
@@ -34,13 +35,14 @@ from accel_models.row_stationary import (
     evaluate_mapping,
     optimal_mapping,
 )
+from accel_models.smooth import next_smooth
 
 if TYPE_CHECKING:
     from accel_models.masks import Mask
     from accel_models.sparse_storage import Stored
 
 SPACE = RowStationarySpace(narrow_strips=True)
-_FOUND: dict[tuple[object, ...], RowStationaryResult] = {}
+_FOUND: dict[tuple[object, ...], tuple[Conv2d | Gemm, RowStationaryResult]] = {}
 """Mappings found by this process."""
 
 
@@ -59,9 +61,9 @@ def row_stationary_activity(
     check_widths(layer, accelerator)
     width = accelerator.multiplier_bits(layer.bits.weight)
     weights = store_weights(layer, zeros.of_dense_array(layer), accelerator)
-    array, run = array_of(accelerator), fold_filter(layer, accelerator)
-    bits = word_widths(layer, accelerator)
-    found = _best(run, array, _prices(layer, accelerator, table), goal)
+    array, bits = array_of(accelerator), word_widths(layer, accelerator)
+    whole = fold_filter(layer, accelerator)
+    run, found = _best(whole, array, _prices(layer, accelerator, table), goal)
     macs = _gated(count_macs(layer, weights, accelerator), layer, zeros, accelerator)
     accesses = _compressed(_accesses(found.counts, macs, bits, accelerator), layer, zeros, accelerator)
     compute, stalls = _cycles(run, array, found, accesses[accelerator.dram.name], accelerator, goal)
@@ -72,7 +74,7 @@ def row_stationary_activity(
         accesses=accesses,
         vector_operations=0,
         utilization=macs.done / (accelerator.pe_array.pes * compute),
-        mapping=_describe(found.mapping, run, layer),
+        mapping=_describe(found.mapping, layer, whole, run),
         multiplier_bits=width,
         input_share=input_share(layer, accelerator),
         weight_bits=layer.weight_elements * bits["weight"],
@@ -217,11 +219,34 @@ def _prices(layer: Conv2d | Gemm, accelerator: Accelerator, table: EnergyTable) 
 
 def _best(
     layer: Conv2d | Gemm, array: RowStationaryArray, prices: RowStationaryPrices, goal: Goal
-) -> RowStationaryResult:
+) -> tuple[Conv2d | Gemm, RowStationaryResult]:
+    """The layer, or the padded one that is cheaper, and its mapping."""
     key = replace(layer, name="-"), array, prices, goal.objective
     if key not in _FOUND:
-        _FOUND[key] = optimal_mapping(layer, array, prices, goal.objective, SPACE)
+        runs = [(run, optimal_mapping(run, array, prices, goal.objective, SPACE)) for run in padded(layer)]
+        _FOUND[key] = min(runs, key=lambda run: _worth(run[1], goal))
     return _FOUND[key]
+
+
+def padded(layer: Conv2d | Gemm) -> list[Conv2d | Gemm]:
+    """The layer and, where its filters or channels have a large prime factor, those with more of them.
+
+    Sets are folded by divisors: 31 filters would run one by one, or all at once. A padded layer counts as the larger
+    layer that it is.
+    """
+    if isinstance(layer, Gemm):
+        return [replace(layer, n=n, k=k) for n, k in product(_extents(layer.n), _extents(layer.k))]
+    filters, channels = (_extents(size // layer.groups) for size in (layer.k, layer.c))
+    return [replace(layer, k=k * layer.groups, c=c * layer.groups) for k, c in product(filters, channels)]
+
+
+def _extents(extent: int) -> list[int]:
+    return sorted({extent, next_smooth(extent)})
+
+
+def _worth(found: RowStationaryResult, goal: Goal) -> float:
+    energy, cycles = found.total_energy, found.latency_cycles
+    return {"energy": energy, "latency": cycles, "edp": energy * cycles}[goal.objective]
 
 
 def _cycles(
@@ -301,7 +326,13 @@ def _accesses(
     return found
 
 
-def _describe(mapping: RowStationaryMapping, run: Conv2d | Gemm, layer: Conv2d | Gemm) -> str:
+def _describe(mapping: RowStationaryMapping, layer: Conv2d | Gemm, whole: Conv2d | Gemm, run: Conv2d | Gemm) -> str:
+    """The mapping, and what the array runs instead of the layer: its filter rows cut (`whole`), then padded."""
     letters = " ".join(f"{name}{getattr(mapping, name)}" for name in "mnecpqrt")
-    cut = f"; filter rows of {layer.s} cut to {run.s}" if isinstance(run, Conv2d) and run != layer else ""  # type: ignore[union-attr]
-    return f"row stationary {letters}, {mapping.held} held{cut}"
+    told = f"row stationary {letters}, {mapping.held} held"
+    if isinstance(layer, Conv2d) and isinstance(whole, Conv2d) and whole != layer:
+        told += f"; filter rows of {layer.s} cut to {whole.s}"
+    if run != whole:
+        filters, channels = (run.k, run.c) if isinstance(run, Conv2d) else (run.n, run.k)
+        told += f"; padded to {filters} filters and {channels} channels"
+    return told

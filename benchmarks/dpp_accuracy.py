@@ -4,6 +4,7 @@
     python -m benchmarks.dpp_accuracy cifar10 --data data --out dpp_cifar10.json
     python -m benchmarks.dpp_accuracy any_k --data data --out dpp_any_k.json
     python -m benchmarks.dpp_accuracy learned_k --data data --out dpp_learned_k.json
+    python -m benchmarks.dpp_accuracy released --data data --out dpp_released.json
 
 Every finished run is in the file at once; the same command goes on where it stopped, and a file of other settings is
 refused. Test accuracy is that of the last epoch, never the best one. All training images are used (no validation).
@@ -14,9 +15,7 @@ from __future__ import annotations
 
 import argparse
 import copy
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache, partial
 from itertools import product
 from pathlib import Path
@@ -24,170 +23,47 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.table import Table
 from torch import nn
 
 from accel_models import KofN, Workload, load_accelerator, simulate
-from cosim.data import Split, load_dataset
-from cosim.errors import ConfigError
+from benchmarks.dpp_tables import (
+    Data,
+    Setting,
+    Tables,
+    conv_plans,
+    dense_run,
+    judged,
+    load,
+    masked_run,
+    row_plans,
+    show,
+    trained,
+)
 from cosim.extract import extract_workload
-from cosim.files import read_json, write_json
 from cosim.networks import build_network
 from cosim.networks.weights import load_weights
 from cosim.pruning.any_k import AnyK, at_share
 from cosim.pruning.dpp import attach_masks, freeze_masks
+from cosim.pruning.dpp_layout import Plan
 from cosim.pruning.learned_k import BudgetedMasks
 from cosim.pruning.mask_methods import DynamicProbabilistic, MaskMethod, build_method, method_names
 from cosim.pruning.plan import MaskPlan
-from cosim.training import Recipe, evaluate, fit, recalibrate_batchnorm
+from cosim.pruning.quantize import attach_quantizers, freeze_quantizers
+from cosim.training import evaluate, fit
 
 DENSE = "dense"
-
-
-@dataclass(frozen=True)
-class Setting:
-    """One table."""
-
-    dataset: str
-    dense_epochs: int
-    """Before the masks; 0 where trained weights are given."""
-    epochs: int
-    """With masks."""
-    lr: float
-    optimizer: str
-    batch_size: int
-    weight_decay: float
-    augment: bool
-    precision: str
-
-    def recipe(self, epochs: int) -> Recipe:
-        return Recipe(
-            epochs,
-            self.batch_size,
-            self.lr,
-            optimizer=self.optimizer,  # type: ignore[arg-type]
-            weight_decay=self.weight_decay,
-            schedule="linear",
-            precision=self.precision,  # type: ignore[arg-type]
-            crop_padding=4 if self.augment else 0,
-            flip=self.augment,
-        )
+Energy = Callable[[dict[str, int]], float]
+"""layer -> k of the layers that count -> pJ"""
 
 
 MNIST = Setting("mnist", 3, 5, 1.5e-3, "adam", 64, 0.0, augment=False, precision="float32")
 CIFAR10 = Setting("cifar10", 0, 5, 0.02, "sgd", 128, 1e-4, augment=True, precision="bfloat16")
 
 
+RELEASED = Setting("mnist", 3, 20, 1e-3, "adam", 64, 0.0, augment=False, precision="float32")
+"""LeNet-5; the authors' 100 epochs cut to 23. Adam, rate and batch are theirs (arXiv 2105.12686)."""
 ANY_K_EPOCHS = 7
 """Of the one training for all k: 1.4 times those of a training for one."""
-
-
-@dataclass(frozen=True)
-class Data:
-    train: Split
-    test: Split
-
-
-def load(name: str, root: Path) -> Data:
-    """All training images, and the test images."""
-    found = load_dataset(name, root=root)
-    parts = found.train, found.validation
-    images, labels = torch.cat([p.images for p in parts]), torch.cat([p.labels for p in parts])
-    return Data(Split(images, labels, found.train.normalization), found.test)
-
-
-def row_plans(model: nn.Module, density: float) -> dict[str, MaskPlan]:
-    """k of all n weights of each output, in every layer; the smallest k is 1."""
-    plans = {}
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Conv2d | nn.Linear):
-            n = module.weight[0].numel()
-            plans[name] = MaskPlan(granularity="weight", k=max(1, round(density * n)), n=n)
-    return plans
-
-
-def conv_plans(model: nn.Module, pattern: str) -> dict[str, MaskPlan]:
-    """2:4, 1:4 or half of the kernels in every convolution but the first."""
-    layers = {name: module for name, module in model.named_modules() if isinstance(module, nn.Conv2d)}
-    plans = {}
-    for name, layer in list(layers.items())[1:]:
-        channels = layer.weight.shape[1]
-        if pattern == "kernel 1:2":
-            plans[name] = MaskPlan(granularity="kernel", k=channels // 2, n=channels)
-        else:
-            k, n = (int(part) for part in pattern.split(":"))
-            plans[name] = MaskPlan(granularity="weight", k=k, n=n)
-    return plans
-
-
-Run = Callable[[], dict[str, Any]]
-Energy = Callable[[dict[str, int]], float]
-"""layer -> k of the layers that count -> pJ"""
-
-
-class Tables:
-    """The runs of one file."""
-
-    def __init__(self, path: Path, setting: Setting) -> None:
-        self.path, self.settings = path, asdict(setting)
-        self.rows: list[dict[str, Any]] = []
-        if path.exists():
-            content = read_json(path)
-            for name, value in self.settings.items():
-                if content["settings"].get(name) != value:
-                    raise ConfigError(
-                        f"{path}: settings.{name} is {content['settings'].get(name)!r}, this run has {value!r}; "
-                        "give another --out, or delete the file"
-                    )
-            self.rows = content["rows"]
-
-    def add(self, key: dict[str, Any], run: Run) -> None:
-        """Run unless the file has it."""
-        if any(all(row.get(name) == value for name, value in key.items()) for row in self.rows):
-            return
-        start = time.process_time()
-        self.rows.append({**key, **run(), "cpu_s": round(time.process_time() - start, 1)})
-        write_json(self.path, {"settings": self.settings, "rows": self.rows})
-        print(self.rows[-1], flush=True)
-
-
-def masked_run(model: nn.Module, name: str, plans: dict[str, MaskPlan], data: Data, setting: Setting, seed: int) -> Run:
-    """Train a copy with the masks of a method."""
-
-    def run() -> dict[str, Any]:
-        network = copy.deepcopy(model)
-        masks = _trained(network, build_method(name), plans, data, setting, seed)
-        kept = sum(int(mask.sum()) for mask in masks.values())
-        return {**_judged(network, data), "density": kept / sum(mask.numel() for mask in masks.values())}
-
-    return run
-
-
-def _trained(
-    network: nn.Module, method: MaskMethod, plans: dict[str, MaskPlan], data: Data, setting: Setting, seed: int
-) -> dict[str, torch.Tensor]:
-    """Train with the masks of a method, in place, and bake them."""
-    method.attach(network, plans, seed=seed)
-    on_step = lambda done: method.on_step(network, done)  # noqa: E731
-    fit(network, data.train, setting.recipe(setting.epochs), seed=seed, penalty=method.penalty, on_step=on_step)
-    return method.finish(network)
-
-
-def _judged(network: nn.Module, data: Data) -> dict[str, Any]:
-    if any(isinstance(module, nn.BatchNorm2d) for module in network.modules()):
-        recalibrate_batchnorm(network, data.train)
-    return {"test_accuracy": evaluate(network, data.test)}
-
-
-def dense_run(model: nn.Module, data: Data, setting: Setting, epochs: int, seed: int) -> Run:
-    """Go on without masks."""
-
-    def run() -> dict[str, Any]:
-        network = copy.deepcopy(model)
-        fit(network, data.train, setting.recipe(epochs), seed=seed)
-        return {**_judged(network, data), "density": 1.0}
-
-    return run
 
 
 def mnist(options: argparse.Namespace) -> Tables:
@@ -204,7 +80,7 @@ def mnist(options: argparse.Namespace) -> Tables:
             if _missing(tables, network, options, seed):
                 fit(warm, data.train, MNIST.recipe(MNIST.dense_epochs), seed=seed)
             for density, method in _grid(options):
-                run = masked_run(warm, method, row_plans(warm, density), data, MNIST, seed)
+                run = masked_run(warm, partial(build_method, method), row_plans(warm, density), data, MNIST, seed)
                 tables.add({"network": network, "method": method, "target": density, "seed": seed}, run)
     return tables
 
@@ -232,7 +108,7 @@ def cifar10(options: argparse.Namespace) -> Tables:
         )
         for pattern in options.patterns:
             for method in options.methods:
-                run = masked_run(model, method, conv_plans(model, pattern), data, CIFAR10, seed)
+                run = masked_run(model, partial(build_method, method), conv_plans(model, pattern), data, CIFAR10, seed)
                 tables.add({"method": method, "target": pattern, "seed": seed}, run)
     return tables
 
@@ -244,7 +120,7 @@ def any_k(options: argparse.Namespace) -> Tables:
         warm = build_network(network, seed)
         fit(warm, data.train, MNIST.recipe(MNIST.dense_epochs), seed=seed)
         for density in options.densities:
-            run = masked_run(warm, "dpp", row_plans(warm, density), data, MNIST, seed)
+            run = masked_run(warm, DynamicProbabilistic, row_plans(warm, density), data, MNIST, seed)
             tables.add({"network": network, "method": "dpp", "target": density, "seed": seed}, run)
         key = {"network": network, "method": "any_k", "target": options.densities, "seed": seed}
         tables.add(key, partial(_any_k_run, warm, options.densities, data, seed))
@@ -264,6 +140,41 @@ def _any_k_run(warm: nn.Module, densities: list[float], data: Data, seed: int) -
         freeze_masks(single)
         found[str(density)] = evaluate(single, data.test)
     return {"test_accuracy": found}
+
+
+class EightBit(DynamicProbabilistic):
+    """DPP with 8-bit weights in every layer, from the first step."""
+
+    def attach(self, model: nn.Module, plans: Mapping[str, Plan], *, seed: int) -> None:
+        super().attach(model, plans, seed=seed)
+        attach_quantizers(model, dict.fromkeys(row_plans(model, 1.0), 8))
+
+    def finish(self, model: nn.Module) -> dict[str, torch.Tensor]:
+        masks = super().finish(model)
+        freeze_quantizers(model)
+        return masks
+
+
+def _released_plans(tiled: bool) -> dict[str, MaskPlan]:
+    """Our reading of the names of the authors' checkpoints (github lizethgo/DPP_sparse): "conv k=20,20; fc 10-of-n",
+    and "kernels 5 per tile; fc 25 per tile" of two tiles; kernel masks have no tiles here: 10 of all 20."""
+    of = partial(MaskPlan, granularity="weight")
+    if tiled:
+        kernels = MaskPlan(granularity="kernel", k=10, n=20)
+        return {"conv2": kernels, "fc1": of(k=25, n=400), "fc2": of(k=25, n=250)}
+    return {"conv1": of(k=20, n=25), "conv2": of(k=20, n=500), "fc1": of(k=10, n=800), "fc2": of(k=10, n=500)}
+
+
+def released(options: argparse.Namespace) -> Tables:
+    """LeNet-5 with the masks of the authors' released checkpoints, without and with tiles and 8-bit weights."""
+    data, tables = load("mnist", options.data), Tables(options.out, RELEASED)
+    for seed in options.seeds:
+        warm = build_network("lenet5", seed)
+        fit(warm, data.train, RELEASED.recipe(RELEASED.dense_epochs), seed=seed)
+        for label, method in (("rows", DynamicProbabilistic), ("two tiles, 8 bit", EightBit)):
+            run = masked_run(warm, method, _released_plans(method is EightBit), data, RELEASED, seed)
+            tables.add({"network": "lenet5", "method": "dpp", "target": label, "seed": seed}, run)
+    return tables
 
 
 def learned_k(options: argparse.Namespace) -> Tables:
@@ -312,25 +223,9 @@ def _priced_run(
     energy: Energy,
 ) -> dict[str, Any]:
     network = copy.deepcopy(warm)
-    masks = _trained(network, method, plans, data, MNIST, seed)
+    masks = trained(network, method, plans, data, MNIST, seed)
     k = {name: int(mask[0].sum()) for name, mask in masks.items()}
-    return {**_judged(network, data), "k": k, "energy_uj": energy(k) * 1e-6}
-
-
-def show(tables: Tables, console: Console) -> None:
-    """Mean and spread over the seeds."""
-    table = Table(title=f"{tables.path}: test accuracy, %")
-    for name in ("network", "target", "method", "mean", "lowest", "highest", "seeds"):
-        table.add_column(name)
-    groups: dict[tuple[str, str, str], list[float]] = {}
-    for row in tables.rows:
-        if isinstance(row["test_accuracy"], float):
-            key = str(row.get("network", "resnet20_cifar")), str(row["target"]), row["method"]
-            groups.setdefault(key, []).append(100 * row["test_accuracy"])
-    for key, values in groups.items():
-        mean = sum(values) / len(values)
-        table.add_row(*key, f"{mean:.2f}", f"{min(values):.2f}", f"{max(values):.2f}", str(len(values)))
-    console.print(table)
+    return {**judged(network, data), "k": k, "energy_uj": energy(k) * 1e-6}
 
 
 _TABLES: dict[str, Callable[[argparse.Namespace], Tables]] = {
@@ -338,6 +233,7 @@ _TABLES: dict[str, Callable[[argparse.Namespace], Tables]] = {
     "cifar10": cifar10,
     "any_k": any_k,
     "learned_k": learned_k,
+    "released": released,
 }
 
 

@@ -53,13 +53,14 @@ def _scores(criterion: str, variant: str = "per_image", *, read: bool = False) -
     return score
 
 
-def _last_block(one: str, last: str) -> Callable[[Case, Dense], Scores]:
-    """One criterion for all groups but the last that can lose channels, which has another."""
+def _mixed(one: str, last: str, *, stage: bool) -> Callable[[Case, Dense], Scores]:
+    """One criterion, but another for the last group of a single layer, or for all of its size (its stage)."""
 
     def score(case: Case, dense: Dense) -> Scores:
         found, other = (_scores(name)(case, dense) for name in (one, last))
         inner = [group for group in prunable_groups(dense.groups) if len(group.producers) == 1]
-        return found | {name: other[name] for name in inner[-1].producers}
+        changed = [group for group in inner if group.size == inner[-1].size] if stage else inner[-1:]
+        return found | {name: other[name] for group in changed for name in group.producers}
 
     return score
 
@@ -70,10 +71,11 @@ VARIANTS: dict[str, Callable[[Case, Dense], Scores]] = {
     "nuclear norm, centred": _scores("nuclear_norm", "centred"),
     "nuclear norm, read": _scores("nuclear_norm", read=True),
     "nuclear norm, centred, read": _scores("nuclear_norm", "centred", read=True),
-    "nuclear norm, L1 in the last block": _last_block("nuclear_norm", "l1"),
+    "nuclear norm, L1 in the last block": _mixed("nuclear_norm", "l1", stage=False),
+    "nuclear norm, L1 in the last stage": _mixed("nuclear_norm", "l1", stage=True),
     "L1": _scores("l1"),
     "L1, read": _scores("l1", read=True),
-    "L1, nuclear norm in the last block": _last_block("l1", "nuclear_norm"),
+    "L1, nuclear norm in the last stage": _mixed("l1", "nuclear_norm", stage=True),
     "random": _scores("random"),
 }
 """Name -> scores of a case. "read": times the norm of the weights that read the map."""

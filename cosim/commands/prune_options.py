@@ -37,9 +37,15 @@ _PLACES = {
 
 def run_prune(arguments: Sequence[str], help_text: str, console: Console) -> int:
     """Read the arguments of `cosim prune` and run it."""
+    app = prune_app(help_text, console)
+    return app(args=list(arguments), prog_name="cosim prune", standalone_mode=False) or 0
+
+
+def prune_app(help_text: str, console: Console) -> typer.Typer:
+    """An application of this one command."""
     app = typer.Typer(add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False)
     app.command("prune", help=help_text)(_command(console))
-    return app(args=list(arguments), prog_name="cosim prune", standalone_mode=False) or 0
+    return app
 
 
 def _command(console: Console) -> Callable[..., None]:

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from cosim.pruning import dpp_kernels, dpp_tiles
+from cosim.pruning.dpp_select import has_kernels
 
 
 def entropy_of_rows(factors: Sequence[float], tiles: Sequence[Tensor]) -> Tensor:
@@ -45,17 +46,13 @@ class _RowEntropy(torch.autograd.Function):
 
 def _entropy(rows: Tensor, factor: float) -> tuple[float, Tensor]:
     """Σ_rows H(softmax(Φ)) in nats, and factor times its gradient."""
-    if not _has_kernels(rows):
+    if not has_kernels(rows):
         log_p = rows.log_softmax(1)
         entropy = (log_p.exp() * log_p).sum(1, keepdim=True).neg_()
         return float(entropy.sum()), -(log_p + entropy) * log_p.exp() * factor
     out = torch.empty_like(rows)
     kernel = dpp_tiles.tiles_entropy if _is_short(rows) else dpp_kernels.entropy
     return kernel(rows.numpy(), factor, out.numpy()), out
-
-
-def _has_kernels(rows: Tensor) -> bool:
-    return rows.device.type == "cpu" and rows.dtype in (torch.float32, torch.float64)
 
 
 def _is_short(rows: Tensor) -> bool:

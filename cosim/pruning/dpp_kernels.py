@@ -111,49 +111,24 @@ def _smaller_gap(gap):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
-def _least_kept(row, k, folds):  # type: ignore[no-untyped-def]
-    """A value that at least k of the row reach: the smallest of k or more maxima of disjoint parts of it."""
-    n = row.size
-    half = (n + 1) // 2
-    if half < k:
-        return row.dtype.type(-np.inf)
-    upper = row[half:]
-    for i in range(upper.size):
-        folds[i] = row[i] if row[i] > upper[i] else upper[i]
-    if upper.size < half:
-        folds[half - 1] = row[half - 1]
-    while (half + 1) // 2 >= k and half > 1:
-        n, half = half, (half + 1) // 2
-        upper = folds[half:n]
-        for i in range(upper.size):
-            folds[i] = folds[i] if folds[i] > upper[i] else upper[i]
-    least = folds[0]
-    for i in range(1, half):
-        least = min(least, folds[i])
-    return least
-
-
-@njit(cache=True)
 def _pick_row(row, picks, integers, values):  # type: ignore[no-untyped-def]
-    """Indices of the k largest of one row; integers int32 [5, max(n + 1, 256)] and values [2, n] are scratch."""
+    """Indices of the k largest of one row; integers int32 [5, max(n + 1, 256)] and values [n] are scratch."""
     n, k = row.size, picks.size
-    chosen, count, least = integers[4], 0, _least_kept(row, k, values[0])
+    bucket, units, start, fill = integers[0, :n], integers[1], integers[2, :_BUCKETS], integers[3, :_BUCKETS]
+    last = _count_buckets(row, k, bucket, start, fill)
+    chosen = integers[4]
+    count = 0
     for i in range(n):
         chosen[count] = i
-        count += 1 if row[i] >= least else 0
-    candidates, placed = values[0, :count], values[1]
+        count += 1 if bucket[i] <= last else 0
     for j in range(count):
-        candidates[j] = row[chosen[j]]
-    bucket, units, start, fill = integers[0, :count], integers[1], integers[2, :_BUCKETS], integers[3, :_BUCKETS]
-    last = _count_buckets(candidates, k, bucket, start, fill)
-    for j in range(count):
-        if bucket[j] <= last:
-            place = fill[bucket[j]]
-            fill[bucket[j]] = place + 1
-            placed[place], units[place] = candidates[j], chosen[j]
+        i = chosen[j]
+        place = fill[bucket[i]]
+        fill[bucket[i]] = place + 1
+        values[place], units[place] = row[i], i
     for b in range(last + 1):
         if fill[b] - start[b] > 1:
-            _sort_bucket(placed[start[b] : fill[b]], units[start[b] : fill[b]])
+            _sort_bucket(values[start[b] : fill[b]], units[start[b] : fill[b]])
     for j in range(k):
         picks[j] = units[j]
 
@@ -168,7 +143,7 @@ def pick_top(scores, picks):  # type: ignore[no-untyped-def]
     picks : int32 [rows, k], filled
     """
     n = scores.shape[1]
-    integers, values = np.empty((5, max(n + 1, _BUCKETS)), np.int32), np.empty((2, n), scores.dtype)
+    integers, values = np.empty((5, max(n + 1, _BUCKETS)), np.int32), np.empty(n, scores.dtype)
     for r in range(scores.shape[0]):
         _pick_row(scores[r], picks[r], integers, values)
 
@@ -185,7 +160,7 @@ def draw_rows(logits, key, noise, values, scores, picks, out):  # type: ignore[n
     picks : int32 [rows, k]
     """
     rows, n = logits.shape
-    integers, sorted_values = np.empty((5, max(n + 1, _BUCKETS)), np.int32), np.empty((2, n), scores.dtype)
+    integers, sorted_values = np.empty((5, max(n + 1, _BUCKETS)), np.int32), np.empty(n, scores.dtype)
     drawn, work = np.empty(n, np.float32), np.empty((3, n + 2), np.int32)
     for r in range(rows):
         if noise > 0.0:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from cosim.errors import PruningError
-from cosim.pruning.dpp_sampler import top_k_mask
+from cosim.pruning.dpp_select import top_k_mask
 from cosim.pruning.plan import FilterPlan, MaskPlan
 
 Granularity = Literal["weight", "kernel", "filter"]

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from cosim.pruning import dpp_kernels
+from cosim.pruning.dpp_select import has_kernels
 
 _MEMORY = 0.9
 """Share of the old mean square that stays after a step. Assumption: about ten steps."""
@@ -40,7 +41,7 @@ class _Taught(torch.autograd.Function):
 
 def follow(values: Tensor, gain: float, seen: Tensor, logits: Tensor) -> None:
     """Φ += gain · |values| / row mean - what was seen of it before, in place; [rows, n] each."""
-    if values.device.type == "cpu" and values.dtype in (torch.float32, torch.float64):
+    if has_kernels(values):
         dpp_kernels.follow_rows(values.contiguous().numpy(), gain, seen.numpy(), logits.detach().numpy())
         return
     size = values.abs()

@@ -14,7 +14,8 @@ from cosim.errors import PruningError
 from cosim.pruning.dpp_entropy import entropy_gradient
 from cosim.pruning.dpp_layout import Plan, from_rows, granularity_of, join_tiles, split_tiles, to_rows
 from cosim.pruning.dpp_learning import Learning, follow, masked, taught
-from cosim.pruning.dpp_sampler import Relaxation, Sampling, learns_by_rows, mask_values, top_k_mask
+from cosim.pruning.dpp_sampler import Relaxation, Sampling, learns_by_rows, mask_values
+from cosim.pruning.dpp_select import top_k_mask
 
 MaskInit = Literal["magnitude", "random"]
 _RANDOM_STD = {"weight": 0.5, "kernel": 1.0, "filter": 1.0}
@@ -22,6 +23,9 @@ _RANDOM_STD = {"weight": 0.5, "kernel": 1.0, "filter": 1.0}
 START_TEMPERATURE, FLOOR_TEMPERATURE = 5.0, 0.5
 MAGNITUDE_GAIN = 2.0
 """Φ of a weight of mean size in its row, in a warm start (pilot: LeNet-300-100, 4 dense epochs, then 97.9 % at 5 %)."""
+RARELY = 8
+"""Every so manieth draw Φ follows the weights, and takes in the entropy penalty (so many times): neither changes much
+from step to step, and each would cost a tenth of a step of LeNet-300-100."""
 _STATE = ("temperature", "noise", "noise_scale", "k", "seed", "draws", "done", "straight_through")
 """Attributes that the next draws and steps hang on."""
 _GOLDEN = 0x9E3779B97F4A7C15
@@ -195,7 +199,8 @@ class KofNMask(nn.Module):
     def forward(self, weight: Tensor) -> Tensor:
         searching, is_filter = self.training and self._fixed is None, granularity_of(self.plan) == "filter"
         if searching:
-            self._follow(weight)
+            if self.draws % RARELY == 1:
+                self._follow(weight)
             if granularity_of(self.plan) == "weight":
                 return from_rows(self._draw(to_rows(weight, self.plan)), self.shape, self.plan)
         kept = self.sample() if searching else self._final(weight.dtype)

@@ -29,12 +29,10 @@ from torch.autograd.function import once_differentiable
 from cosim.errors import PruningError
 from cosim.pruning import dpp_exact, dpp_kernels, dpp_tiles, dpp_vector
 from cosim.pruning.dpp_learning import Learning
+from cosim.pruning.dpp_select import check_k, has_kernels, is_short, keep, keep_top, top_k
 
 Relaxation = Literal["score_order", "index_order", "exact_marginals"]
 _RELAXATIONS = get_args(Relaxation)
-_SHORT = 8
-"""Up to this length of a row tiles side by side are faster for every k; up to `dpp_tiles.TILE` for few picks."""
-_FEW_PICKS = 4
 _SPARE = 4
 """Tensors of one shape that are kept for later draws."""
 
@@ -73,69 +71,6 @@ class Sampling:
             raise PruningError(f'relaxation = "{self.relaxation}" is not known; use one of {", ".join(_RELAXATIONS)}')
 
 
-def top_k(scores: Tensor, k: int) -> Tensor:
-    """Indices of the k largest scores of each row, largest first; of equal scores the lower index comes first.
-
-    Parameters
-    ----------
-    scores : Tensor, [rows, n], no NaN
-    k : int, 1 <= k <= n; PruningError otherwise
-
-    Returns
-    -------
-    Tensor, [rows, k], int32 on the CPU, else int64
-    """
-    rows, n = scores.shape
-    _check_k(k, n)
-    scores = scores.detach().contiguous()
-    if not _has_kernels(scores):
-        return torch.sort(scores, dim=1, descending=True, stable=True).indices[:, :k].contiguous()
-    picks = torch.empty(rows, k, dtype=torch.int32)
-    dpp_kernels.pick_top(scores.numpy(), picks.numpy())
-    return picks
-
-
-def _check_k(k: int, n: int) -> None:
-    if not 1 <= k <= n:
-        raise PruningError(f"k = {k} of n = {n} units cannot be picked; use 1 <= k <= n")
-
-
-def _has_kernels(tensor: Tensor) -> bool:
-    return tensor.device.type == "cpu" and tensor.dtype in (torch.float32, torch.float64)
-
-
-def _is_short(scores: Tensor, k: int) -> bool:
-    """Do the kernels for tiles side by side serve these rows?"""
-    n = scores.shape[1]
-    fits = n <= _SHORT or (n <= dpp_tiles.TILE and k <= _FEW_PICKS)
-    return fits and scores.device.type == "cpu" and scores.dtype == torch.float32
-
-
-def top_k_mask(scores: Tensor, k: int) -> Tensor:
-    """Bool mask [rows, n] of the k largest scores of each row; ties go to the lower index."""
-    scores = scores.detach().contiguous()
-    if _is_short(scores, k):
-        _check_k(k, scores.shape[1])
-        return _keep_top(scores, k, torch.ones_like(scores)).bool()
-    return _keep(top_k(scores, k), torch.ones_like(scores)).bool()
-
-
-def _keep(picks: Tensor, values: Tensor) -> Tensor:
-    """The values [rows, n] at the picks, 0 elsewhere."""
-    if not _has_kernels(values):
-        return torch.zeros_like(values).scatter_(1, picks.long(), values.gather(1, picks.long()))
-    out = torch.empty_like(values)
-    dpp_kernels.keep_picks(values.numpy(), picks.numpy(), out.numpy())
-    return out
-
-
-def _keep_top(scores: Tensor, k: int, values: Tensor) -> Tensor:
-    """The values [tiles, n] at the k largest scores of short rows, 0 elsewhere."""
-    out = torch.empty_like(values)
-    dpp_tiles.keep_tiles(scores.numpy(), k, values.numpy(), out.numpy())
-    return out
-
-
 def perturb(logits: Tensor, noise: float, key: int) -> Tensor:
     """Φ + c·g with g ~ Gumbel(0, 1).
 
@@ -150,7 +85,7 @@ def perturb(logits: Tensor, noise: float, key: int) -> Tensor:
     logits = logits.detach().contiguous()
     if noise == 0.0:
         return logits.clone()
-    if _has_kernels(logits):
+    if has_kernels(logits):
         out = torch.empty_like(logits)
         dpp_vector.add_gumbel(logits.numpy().ravel(), np.uint64(key), np.float32(noise), out.numpy().ravel())
         return out
@@ -186,7 +121,7 @@ def soft_mask(perturbed: Tensor, picks: Tensor, temperature: float) -> Tensor:
 
 def exact_marginals(logits: Tensor, k: int, temperature: float = 1.0) -> Tensor:
     """P(unit is kept) under p(z) ∝ exp(Σ z Φ / τ) of k-subsets, [rows, n]; rows sum to k. Not differentiable."""
-    _check_k(k, logits.shape[1])
+    check_k(k, logits.shape[1])
     return _exact_vjp(logits.detach(), k, temperature, torch.zeros_like(logits))[0]
 
 
@@ -272,7 +207,7 @@ def _draw_by_kernel(logits: Tensor, values: Tensor, sampling: Sampling) -> tuple
     shape, k = tuple(logits.shape), sampling.k
     scores, out = _Draw.take(shape, logits.dtype), torch.empty_like(values)
     key, noise = np.uint64(sampling.key), np.float32(sampling.noise)
-    if sampling.relaxation == "score_order" and _is_short(logits, k):
+    if sampling.relaxation == "score_order" and is_short(logits, k):
         if sampling.noise > 0.0:
             dpp_vector.add_gumbel(logits.numpy().ravel(), key, noise, scores.numpy().ravel())
         else:
@@ -294,7 +229,7 @@ def _draw_by_tensors(logits: Tensor, values: Tensor, sampling: Sampling, fixed: 
         scores = scores if fixed is None else torch.where(fixed, logits, scores)
         drawn = _Draw(scores, top_k(scores, sampling.k))
     assert drawn.picks is not None
-    return drawn, _keep(drawn.picks, values)
+    return drawn, keep(drawn.picks, values)
 
 
 class _Masked(torch.autograd.Function):
@@ -312,7 +247,7 @@ class _Masked(torch.autograd.Function):
     ) -> Tensor:
         rows, values = logits.detach().contiguous(), values.detach()
         plain = fixed is None and sampling.relaxation != "exact_marginals"
-        if plain and _has_kernels(rows):
+        if plain and has_kernels(rows):
             ctx.draw, out = _draw_by_kernel(rows, values, sampling)
         else:
             ctx.draw, out = _draw_by_tensors(rows, values, sampling, fixed)
@@ -343,7 +278,7 @@ class _Masked(torch.autograd.Function):
 
 
 def _kept(draw: _Draw, k: int, values: Tensor) -> Tensor:
-    return _keep_top(draw.scores, k, values) if draw.picks is None else _keep(draw.picks, values)
+    return keep_top(draw.scores, k, values) if draw.picks is None else keep(draw.picks, values)
 
 
 def _logit_gradient(draw: _Draw, sampling: Sampling, grad: Tensor, values: Tensor) -> Tensor:
@@ -353,14 +288,14 @@ def _logit_gradient(draw: _Draw, sampling: Sampling, grad: Tensor, values: Tenso
         return _exact_vjp(draw.scores, k, heat, grad * values)[1]
     if draw.picks is None:
         return _vjp_tiles(draw.scores, k, heat, grad, values)
-    if sampling.relaxation == "score_order" and _has_kernels(grad):
+    if sampling.relaxation == "score_order" and has_kernels(grad):
         return _vjp_kernel(draw.scores, draw.picks, heat, grad, values)
     return _vjp_log(draw.scores, draw.picks, heat, grad * values)
 
 
 def learns_by_rows(logits: Tensor, sampling: Sampling) -> bool:
     """Can `mask_values` make the steps of Φ itself?"""
-    return _has_kernels(logits) and sampling.relaxation == "score_order" and not _is_short(logits, sampling.k)
+    return has_kernels(logits) and sampling.relaxation == "score_order" and not is_short(logits, sampling.k)
 
 
 def mask_values(
@@ -401,7 +336,7 @@ def mask_values(
     -----
     Once differentiable. Kept for the backward: Φ + g [rows, n], the picks [rows, k], the values. arXiv 2105.12686.
     """
-    _check_k(sampling.k, logits.shape[1])
+    check_k(sampling.k, logits.shape[1])
     return _Masked.apply(logits, values.contiguous(), share, sampling, fixed, learning)
 
 

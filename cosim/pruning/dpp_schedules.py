@@ -27,13 +27,11 @@ from cosim.pruning.dpp import (
     find_masks,
 )
 from cosim.pruning.dpp_layout import granularity_of
+from cosim.pruning.dpp_mask import RARELY
 
 LOGIT_RATE = 10.0
 """Factor on the learning rate for Φ, where an optimizer moves it. Short trainings need it: LeNet-300-100 at 5 %
 density, 8 epochs of MNIST, reached 91.9 % with 1 and 97.2 % with 10 in a pilot."""
-_RARELY = 8
-"""The entropy penalty is part of every so manieth step, so many times: its gradient hardly changes from step to step,
-and costs as much as a third of the loss's."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +109,7 @@ class MaskSchedule:
         share, before = self.searching(done), self.searching(mask.done)
         mask.learning.length = 2.0 * self.travel * (1.0 - share) * max(share - before, 0.0)
         weight = self.entropy * ENTROPY_WEIGHT[granularity_of(mask.plan)]
-        mask.learning.entropy_weight = _RARELY * weight if mask.draws % _RARELY == 0 else 0.0
+        mask.learning.entropy_weight = RARELY * weight if mask.draws % RARELY == 0 else 0.0
         mask.done = done
 
 

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from cosim.errors import PruningError
 from cosim.pruning import dpp_sampler
-from cosim.pruning.dpp_sampler import perturb, sample_mask, soft_mask, top_k, top_k_mask
+from cosim.pruning.dpp_sampler import perturb, sample_mask, soft_mask
+from cosim.pruning.dpp_select import top_k, top_k_mask
 from tests.cosim.dpp_cases import one_thread  # noqa: F401  a fixture
 from tests.reference.dpp import naive_gradient, naive_soft_mask, pick_order
 

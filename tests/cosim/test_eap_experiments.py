@@ -121,10 +121,17 @@ def test_variants_are_judged_whole_and_one_layer_at_a_time(
     assert "divergence, half of one layer" in capsys.readouterr().out
 
 
-def test_the_last_block_has_the_other_criterion(dense: eap_accuracy.Dense) -> None:
-    found = eap_variants.VARIANTS["nuclear norm, L1 in the last block"](case(), dense)
-    for criterion, name in (("nuclear_norm", "layer3.1.conv1"), ("l1", "layer3.2.conv1")):
-        assert torch.equal(found[name], eap_accuracy.score_case(case(criterion=criterion), dense)[name])
+@pytest.mark.parametrize(
+    ("part", "changed"), [("block", {"layer3.2"}), ("stage", {"layer3.0", "layer3.1", "layer3.2"})]
+)
+def test_the_end_of_the_network_has_the_other_criterion(
+    dense: eap_accuracy.Dense, part: str, changed: set[str]
+) -> None:
+    found = eap_variants.VARIANTS[f"nuclear norm, L1 in the last {part}"](case(), dense)
+    nuclear, l1 = (eap_accuracy.score_case(case(criterion=name), dense) for name in ("nuclear_norm", "l1"))
+    for block in ("layer2.2", "layer3.0", "layer3.1", "layer3.2"):
+        expected = l1 if block in changed else nuclear
+        assert torch.equal(found[f"{block}.conv1"], expected[f"{block}.conv1"])
 
 
 def test_energy_is_compared_at_equal_energy(
