@@ -62,6 +62,7 @@ CIFAR10 = Setting("cifar10", 0, 5, 0.02, "sgd", 128, 1e-4, augment=True, precisi
 
 RELEASED = Setting("mnist", 3, 20, 1e-3, "adam", 64, 0.0, augment=False, precision="float32")
 """LeNet-5; the authors' 100 epochs cut to 23. Adam, rate and batch are theirs (arXiv 2105.12686)."""
+_TILED = "two tiles, 8 bit"
 ANY_K_EPOCHS = 7
 """Of the one training for all k: 1.4 times those of a training for one."""
 
@@ -155,24 +156,33 @@ class EightBit(DynamicProbabilistic):
         return masks
 
 
-def _released_plans(tiled: bool) -> dict[str, MaskPlan]:
-    """Our reading of the names of the authors' checkpoints (github lizethgo/DPP_sparse): "conv k=20,20; fc 10-of-n",
-    and "kernels 5 per tile; fc 25 per tile" of two tiles; kernel masks have no tiles here: 10 of all 20."""
+def _released_plans() -> dict[str, dict[str, MaskPlan]]:
+    """Readings of the names of the authors' checkpoints (github lizethgo/DPP_sparse).
+
+    "conv k=20,20; fc 10-of-n": 20 weights of each output map, or all 20 kernels. "kernels 5 per tile; fc 25 per tile",
+    two tiles, 8 bit: kernel masks have no tiles here, so 10 of all 20.
+    """
     of = partial(MaskPlan, granularity="weight")
-    if tiled:
-        kernels = MaskPlan(granularity="kernel", k=10, n=20)
-        return {"conv2": kernels, "fc1": of(k=25, n=400), "fc2": of(k=25, n=250)}
-    return {"conv1": of(k=20, n=25), "conv2": of(k=20, n=500), "fc1": of(k=10, n=800), "fc2": of(k=10, n=500)}
+    rows = {"fc1": of(k=10, n=800), "fc2": of(k=10, n=500)}
+    return {
+        "20 weights, 10 of n": {"conv1": of(k=20, n=25), "conv2": of(k=20, n=500), **rows},
+        "20 kernels, 10 of n": rows,
+        _TILED: {
+            "conv2": MaskPlan(granularity="kernel", k=10, n=20),
+            "fc1": of(k=25, n=400),
+            "fc2": of(k=25, n=250),
+        },
+    }
 
 
 def released(options: argparse.Namespace) -> Tables:
-    """LeNet-5 with the masks of the authors' released checkpoints, without and with tiles and 8-bit weights."""
+    """LeNet-5 with the masks of the authors' released checkpoints."""
     data, tables = load("mnist", options.data), Tables(options.out, RELEASED)
     for seed in options.seeds:
         warm = build_network("lenet5", seed)
         fit(warm, data.train, RELEASED.recipe(RELEASED.dense_epochs), seed=seed)
-        for label, method in (("rows", DynamicProbabilistic), ("two tiles, 8 bit", EightBit)):
-            run = masked_run(warm, method, _released_plans(method is EightBit), data, RELEASED, seed)
+        for label, plans in _released_plans().items():
+            run = masked_run(warm, EightBit if label == _TILED else DynamicProbabilistic, plans, data, RELEASED, seed)
             tables.add({"network": "lenet5", "method": "dpp", "target": label, "seed": seed}, run)
     return tables
 
