@@ -91,7 +91,6 @@ def compress_design(plan: PruningPlan, spec: StudySpec, cache: Path, seed: int) 
         epochs=training.finetune_epochs,
         batch_size=training.batch_size,
         lr=training.finetune_lr,
-        lr_scale=(("logits", training.logit_lr_scale),),
     )
     return compress(trained, dataset(spec), plan, Recovery(recipe, training.entropy_weight), seed=seed)
 

@@ -73,8 +73,6 @@ class TrainingSpec(_Strict):
     """Epochs of a pruned network (SGD, Nesterov momentum 0.9, weight decay 5e-4, cosine)."""
     finetune_lr: Positive = 0.05
     batch_size: Annotated[int, Field(ge=2)] = 64
-    logit_lr_scale: Positive = 10.0
-    """Mask logits learn this many times faster than weights."""
     entropy_weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
     """Scales the entropy penalty of the paper's values."""
 

@@ -31,7 +31,6 @@ from cosim.prune_run.recipe import PruneRecipe
 from cosim.pruning.apply import choose_filters, group_filters, remove_filters
 from cosim.pruning.coupling import ChannelGroup
 from cosim.pruning.criteria import ScoreOptions
-from cosim.pruning.dpp_schedules import LOGIT_RATE
 from cosim.pruning.plan import LayerPlan, PruningPlan
 from cosim.training import FitOptions, Recipe, evaluate, fit, recalibrate_batchnorm
 
@@ -150,14 +149,13 @@ def dense_recipe(recipe: PruneRecipe) -> Recipe:
 
 
 def tuning_recipe(recipe: PruneRecipe, epochs: int) -> Recipe:
-    """How a pruned network is fine-tuned; the logits of masks learn faster."""
+    """How a pruned network is fine-tuned."""
     return Recipe(
         epochs,
         recipe.batch_size,
         recipe.lr,
         optimizer=recipe.optimizer,
         weight_decay=recipe.weight_decay,
-        lr_scale=(("logits", LOGIT_RATE),),
         crop_padding=recipe.crop_padding,
         flip=recipe.flip,
         precision=recipe.precision,
