@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from cosim.data import Split, load_dataset
 from cosim.files import write_json
 from cosim.networks import build_network, load_weights
+from cosim.prune_run.choosing import stage_widths
 from cosim.pruning.apply import prunable_groups, remove_filters
 from cosim.pruning.counting import Cost, macs_cost, parameters_cost
 from cosim.pruning.coupling import ChannelGroup, trace_channel_groups
@@ -153,25 +154,10 @@ def choose_widths(case: Case, dense: Dense, scores: Mapping[str, Tensor]) -> dic
     )
     streams = () if case.stream else tuple(g.name for g in prunable_groups(dense.groups) if len(g.producers) > 1)
     if case.selection == "uniform":
-        return stage_widths([g for g in prunable_groups(dense.groups) if g.name not in streams], budgets)
+        return stage_widths(dense.groups, budgets, WidthRules(exclude=streams))
     select = {"global": global_widths, "worth": worth_widths}[case.selection]
     rules = WidthRules(min_share=0.1, exclude=streams)
     return select(dense.groups, scores, budgets, rules, case.normalisation)  # type: ignore[arg-type]
-
-
-def stage_widths(groups: Sequence[ChannelGroup], budgets: Sequence[Budget]) -> dict[str, int]:
-    """One width for all groups of a size: of those that meet the budgets, the largest product of shares kept."""
-    sizes = sorted({group.size for group in groups})
-    best, found = 0.0, {group.name: 1 for group in groups}
-    for widths in itertools.product(*(range(size, size // 4, -1) for size in sizes)):
-        product = float(torch.tensor(widths).prod())
-        if product <= best:
-            continue
-        of_size = dict(zip(sizes, widths, strict=True))
-        chosen = {group.name: of_size[group.size] for group in groups}
-        if all(budget.cost(chosen) <= budget.limit for budget in budgets):
-            best, found = product, chosen
-    return found
 
 
 # ---------------------------------------------------------------- the file and the table

@@ -2,9 +2,9 @@
 
 Φ is compared with Gumbel noise of scale about 1, so its steps have a natural unit, which the gradient of a loss lacks:
 in a trained ResNet-20 the gradient of Φ is 1e-4 to 1e-2 (root mean square, from layer to layer), and SGD at a rate that
-suits the weights would move Φ by less than 0.1 in 5 epochs (an estimate). So each step is the gradient over its root mean square in the
-layer, over the last steps (normalised gradient descent: Hazan et al. 2015, arXiv 1507.02030; per layer: ours), times a
-length that `MaskSchedule` gives as a share of the training.
+suits the weights would move Φ by less than 0.1 in 5 epochs (an estimate). So each step is the gradient over its root
+mean square in the layer, over the last steps (normalised gradient descent: Hazan et al. 2015, arXiv 1507.02030; per
+layer: ours), times a length that `MaskSchedule` gives as a share of the training.
 """
 
 from __future__ import annotations
