@@ -10,18 +10,14 @@ from accel_models.validation.scnn_networks import NETWORKS
 
 
 @pytest.mark.validation
-def test_dstc_is_met_within_its_bar(shared):
-    result = dstc.validate(shared / "reference/published/dstc_fig13.csv", cases=None)
-    assert result.rows == 9
-    assert result.mean_abs_error < 0.042
-    assert result.passed
-
-
-@pytest.mark.validation
-def test_eyeriss_v2_pe_is_met_within_its_bar(shared):
-    result = eyeriss_v2_pe.validate(shared / "reference/published/eyeriss_v2_pe_mobilenet.csv", cases=None)
-    assert result.rows == 4
-    assert result.mean_abs_error < 0.035
+@pytest.mark.parametrize(
+    ("module", "file", "rows", "bar"),
+    [(dstc, "dstc_fig13.csv", 9, 0.042), (eyeriss_v2_pe, "eyeriss_v2_pe_mobilenet.csv", 4, 0.035)],
+)
+def test_cycles_are_met_within_their_bar(shared, module, file, rows, bar):
+    result = module.validate(shared / "reference/published" / file, cases=None)
+    assert result.rows == rows
+    assert result.mean_abs_error < bar
     assert result.passed
 
 
