@@ -19,7 +19,7 @@ from cosim.errors import ConfigError
 from cosim.files import read_json, write_json
 from cosim.pruning.mask_methods import MaskMethod
 from cosim.pruning.plan import MaskPlan
-from cosim.training import Recipe, evaluate, fit, recalibrate_batchnorm
+from cosim.training import FitOptions, Recipe, evaluate, fit, recalibrate_batchnorm
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,11 @@ class Setting:
     weight_decay: float
     augment: bool
     precision: str
+    distill: bool = False
+    """Learn from the outputs of the network before the masks too."""
+
+    def options(self, teacher: nn.Module) -> FitOptions:
+        return FitOptions(teacher=copy.deepcopy(teacher) if self.distill else None)
 
     def recipe(self, epochs: int) -> Recipe:
         return Recipe(
@@ -142,9 +147,11 @@ def trained(
     network: nn.Module, method: MaskMethod, plans: dict[str, MaskPlan], data: Data, setting: Setting, seed: int
 ) -> dict[str, torch.Tensor]:
     """Train with the masks of a method, in place, and bake them."""
+    options = setting.options(network)
     method.attach(network, plans, seed=seed)
     on_step = lambda done: method.on_step(network, done)  # noqa: E731
-    fit(network, data.train, setting.recipe(setting.epochs), seed=seed, penalty=method.penalty, on_step=on_step)
+    recipe = setting.recipe(setting.epochs)
+    fit(network, data.train, recipe, seed=seed, penalty=method.penalty, on_step=on_step, options=options)
     return method.finish(network)
 
 
@@ -159,7 +166,7 @@ def dense_run(model: nn.Module, data: Data, setting: Setting, epochs: int, seed:
 
     def run() -> dict[str, Any]:
         network = copy.deepcopy(model)
-        fit(network, data.train, setting.recipe(epochs), seed=seed)
+        fit(network, data.train, setting.recipe(epochs), seed=seed, options=setting.options(model))
         return {**judged(network, data), "density": 1.0}
 
     return run

@@ -149,7 +149,8 @@ def _teacher(teacher: nn.Module | Tensor | None, data: Split, recipe: Recipe) ->
     if teacher is None:
         return None
     if isinstance(teacher, nn.Module) and recipe.augmentation is not None:
-        return lambda batch: (_judge(teacher, batch.images) / heat).softmax(1)
+        forward = accelerated(teacher, steady=True, precision=recipe.precision)
+        return lambda batch: (_judge(teacher, forward, batch.images) / heat).softmax(1)
     logits = predict(teacher, data) if isinstance(teacher, nn.Module) else teacher
     if recipe.augmentation is not None:
         raise TrainingError("teacher logits do not fit augmented images; give the teacher itself as the option")
@@ -159,9 +160,9 @@ def _teacher(teacher: nn.Module | Tensor | None, data: Split, recipe: Recipe) ->
     return lambda batch: soft[batch.positions.to(soft.device)]
 
 
-def _judge(teacher: nn.Module, images: Tensor) -> Tensor:
+def _judge(teacher: nn.Module, forward: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
     with mode(teacher, training=False), torch.no_grad():
-        return teacher(images)
+        return forward(images)
 
 
 def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
