@@ -57,7 +57,9 @@ Energy = Callable[[dict[str, int]], float]
 
 
 MNIST = Setting("mnist", 3, 5, 1.5e-3, "adam", 64, 0.0, augment=False, precision="float32")
-CIFAR10 = Setting("cifar10", 0, 5, 0.02, "sgd", 128, 1e-4, augment=True, precision="bfloat16")
+CIFAR10 = Setting("cifar10", 0, 3, 0.02, "sgd", 128, 1e-4, augment=True, precision="bfloat16", distill=True)
+"""Distilled from the given network, which saw five times the images at hand: without it the dense network itself falls
+from 91.7 to 88.5 %, and that, not the masks, sets the accuracies."""
 
 
 RELEASED = Setting("mnist", 3, 20, 1e-3, "adam", 64, 0.0, augment=False, precision="float32")
@@ -165,13 +167,13 @@ def _released_plans() -> dict[str, dict[str, MaskPlan]]:
     of = partial(MaskPlan, granularity="weight")
     rows = {"fc1": of(k=10, n=800), "fc2": of(k=10, n=500)}
     return {
-        "20 weights, 10 of n": {"conv1": of(k=20, n=25), "conv2": of(k=20, n=500), **rows},
         "20 kernels, 10 of n": rows,
         _TILED: {
             "conv2": MaskPlan(granularity="kernel", k=10, n=20),
             "fc1": of(k=25, n=400),
             "fc2": of(k=25, n=250),
         },
+        "20 weights, 10 of n": {"conv1": of(k=20, n=25), "conv2": of(k=20, n=500), **rows},
     }
 
 

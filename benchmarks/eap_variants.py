@@ -12,6 +12,7 @@ leave and all others stay: how much the outputs then differ from the dense netwo
 from __future__ import annotations
 
 import argparse
+import copy
 import itertools
 import json
 from collections.abc import Callable, Mapping
@@ -25,6 +26,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from benchmarks.eap_accuracy import (
+    SCORE_BATCH,
     STAGES,
     Case,
     Dense,
@@ -65,6 +67,37 @@ def _mixed(one: str, last: str, *, stage: bool) -> Callable[[Case, Dense], Score
     return score
 
 
+def _product(one: str, other: str) -> Callable[[Case, Dense], Scores]:
+    """Scores of two criteria multiplied."""
+
+    def score(case: Case, dense: Dense) -> Scores:
+        first, second = (_scores(name)(case, dense) for name in (one, other))
+        return {name: first[name] * second[name] for name in first}
+
+    return score
+
+
+def unit_gradients(case: Case, dense: Dense) -> Scores:
+    """Root mean square over batches of the loss's gradient with respect to each filter at norm 1.
+
+    Under weight decay the norm of a filter whose scale has no effect settles where its fourth power is proportional to
+    the square of this (van Laarhoven, arXiv 1706.05350, section 4): norms remember the gradients of the training.
+    """
+    layers = [layer for group in prunable_groups(dense.groups) for layer in group.producers]
+    model, squares = copy.deepcopy(dense.model).train(), dict.fromkeys(layers, torch.zeros(()))
+    for images in torch.arange(len(dense.train)).split(SCORE_BATCH):
+        model.zero_grad()
+        nn.functional.cross_entropy(model(dense.train.batch(images)), dense.train.labels[images]).backward()
+        for name in squares:
+            squares[name] = squares[name] + model.get_submodule(name).weight.grad.square().flatten(1).sum(1)  # type: ignore[union-attr,operator]
+    return {name: square.sqrt() * filter_norms(model, name) for name, square in squares.items()}
+
+
+def filter_norms(model: nn.Module, layer: str) -> Tensor:
+    """Frobenius norm of every filter."""
+    return model.get_submodule(layer).weight.detach().flatten(1).norm(dim=1)  # type: ignore[operator]
+
+
 VARIANTS: dict[str, Callable[[Case, Dense], Scores]] = {
     "nuclear norm": _scores("nuclear_norm"),
     "nuclear norm, batch": _scores("nuclear_norm", "per_batch"),
@@ -73,6 +106,8 @@ VARIANTS: dict[str, Callable[[Case, Dense], Scores]] = {
     "nuclear norm, centred, read": _scores("nuclear_norm", "centred", read=True),
     "nuclear norm, L1 in the last block": _mixed("nuclear_norm", "l1", stage=False),
     "nuclear norm, L1 in the last stage": _mixed("nuclear_norm", "l1", stage=True),
+    "nuclear norm, times L1": _product("nuclear_norm", "l1"),
+    "unit gradient": unit_gradients,
     "L1": _scores("l1"),
     "L1, read": _scores("l1", read=True),
     "L1, nuclear norm in the last stage": _mixed("l1", "nuclear_norm", stage=True),

@@ -201,6 +201,11 @@ def draw(path: Path, seed: int = 0) -> None:
             panel.set_title(f"{name}\n{100 * float((own == whole).double().mean()):.0f} %", fontsize=10)
             panel.set_xticks([])
             panel.set_yticks([])
+    figure.suptitle(
+        "Half of the units pruned, nothing trained after it. Colours: decisions of the pruned network; black line: "
+        "boundary of the dense one; %: part of the plane where they agree",
+        fontsize=12,
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     canvas.print_figure(path, dpi=110)
 
