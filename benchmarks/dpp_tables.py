@@ -179,9 +179,10 @@ def show(tables: Tables, console: Console) -> None:
         table.add_column(name)
     groups: dict[tuple[str, str, str], list[float]] = {}
     for row in tables.rows:
-        if isinstance(row["test_accuracy"], float):
-            key = str(row.get("network", "resnet20_cifar")), str(row["target"]), row["method"]
-            groups.setdefault(key, []).append(100 * row["test_accuracy"])
+        found = row["test_accuracy"]
+        for target, value in found.items() if isinstance(found, dict) else [(str(row["target"]), found)]:
+            key = str(row.get("network", "resnet20_cifar")), target, row["method"]
+            groups.setdefault(key, []).append(100 * value)
     for key, values in groups.items():
         mean = sum(values) / len(values)
         table.add_row(*key, f"{mean:.2f}", f"{min(values):.2f}", f"{max(values):.2f}", str(len(values)))

@@ -187,6 +187,7 @@ def _how(case: Mapping[str, Any]) -> str:
     parts = [case["selection"], case["normalisation"], "stream" if case["stream"] else "inner"]
     parts += [case["variant"]] if case["variant"] != "per_image" else []
     parts += [case["where"]] if case["where"] != "after_activation" else []
+    parts += [f"lr {case['lr']:g}"] if case["lr"] != 0.01 else []
     parts += [f"{case['epochs']} epochs", "distilled"] if case["distill"] else [f"{case['epochs']} epochs"]
     return ", ".join(parts) + (f", {case['images']} images only" if case["images"] else "")
 
