@@ -16,7 +16,7 @@ from cosim.errors import ConfigError, PruningError
 from cosim.files import read_tensors
 from cosim.pruning.apply import attach_input_bits, attach_plan, choose_filters, remove_filters
 from cosim.pruning.coupling import ChannelGroup, trace_channel_groups
-from cosim.pruning.criteria import ScoreOptions, score_layers
+from cosim.pruning.criteria import ScoreOptions, score_layers, weigh_by_readers
 from cosim.pruning.dpp_layout import Plan
 from cosim.pruning.mask_methods import DynamicProbabilistic, MaskMethod
 from cosim.pruning.plan import PruningPlan, load_plan
@@ -62,11 +62,18 @@ class Compressed:
 
 
 def prepare(
-    model: nn.Module, dataset: Dataset, criterion: str, *, seed: int = 0, options: ScoreOptions | None = None
+    model: nn.Module,
+    dataset: Dataset,
+    criterion: str,
+    *,
+    seed: int = 0,
+    options: ScoreOptions | None = None,
+    by_readers: bool = False,
 ) -> Trained:
     """Trace the channel groups of a trained network, where it is, and score its filters on training images.
 
-    `options` are those of the criterion; by default only the seed.
+    `options` are those of the criterion; by default only the seed. `by_readers`: scores times the norm of the weights
+    that read the channel (`weigh_by_readers`).
     """
     plain_layout(model)
     device = next(model.parameters()).device
@@ -77,6 +84,7 @@ def prepare(
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))[:SCORE_IMAGES]
     batches = [(train.batch(part).to(device), train.labels[part].to(device)) for part in order.split(SCORE_BATCH)]
     scores = score_layers(model, batches, layers, criterion, options=options or ScoreOptions(seed=seed))
+    scores = weigh_by_readers(model, groups, scores) if by_readers else scores
     return Trained(model, example, groups, scores)
 
 

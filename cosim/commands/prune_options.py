@@ -17,7 +17,7 @@ _SHORT = {"network": "-n", "dataset": "-d", "accelerator": "-a"}
 _PANELS = {
     "Network and data": ("network", "dataset", "seed", "all_images", "from_", "dense_"),
     "What stays": ("plan", "keep", "macs", "parameters", "latency", "energy", "accelerator", "selection", "criterion",
-                   "variant", "normalisation", "min_share", "multiple", "exclude"),
+                   "variant", "by_readers", "normalisation", "min_share", "multiple", "exclude"),
     "Steps": ("schedule", "step", "sensitivity"),
     "Masks and bits": ("method", "granularity", "k", "n", "density", "weight_bits", "activation_bits"),
     "Fine-tuning": ("epochs", "lr", "optimizer", "weight_decay", "distill", "batch_size", "crop", "flip", "precision",

@@ -75,6 +75,8 @@ class PruneRecipe(BaseModel):
     """Ranks the channels."""
     variant: str = "per_image"
     """Of the nuclear norm: per_image, per_batch, centred."""
+    by_readers: bool = False
+    """Scores times the norm of the weights that read the channel."""
     normalisation: str = "mean"
     """What makes scores of different layers comparable: mean, max, l2, sum, rank, none."""
     min_share: Annotated[float, Field(ge=0, le=1)] = 0.1

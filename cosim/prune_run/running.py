@@ -64,8 +64,11 @@ class Run:
 
     def score(self, model: nn.Module) -> Trained:
         """Groups and scores of a network, in its present form."""
-        options = ScoreOptions(variant=self.recipe.variant, seed=self.recipe.seed)  # type: ignore[arg-type]
-        return prepare(model, self.data, self.recipe.criterion, seed=self.recipe.seed, options=options)
+        recipe = self.recipe
+        options = ScoreOptions(variant=recipe.variant, seed=recipe.seed)  # type: ignore[arg-type]
+        return prepare(
+            model, self.data, recipe.criterion, seed=recipe.seed, options=options, by_readers=recipe.by_readers
+        )
 
 
 @dataclass(frozen=True)

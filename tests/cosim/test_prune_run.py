@@ -59,6 +59,22 @@ def test_widths_are_multiples_and_what_is_excluded_stays_whole(weights: Path, tm
     assert all(results["layers"][name]["channels_kept"] % 4 == 0 for name in smaller)
 
 
+def test_scores_by_readers_choose_what_the_next_layer_takes(weights: Path, tmp_path: Path) -> None:
+    state, kept = read_tensors(weights), {}
+    for extra in ((), ("--by-readers",)):
+        shown = ("--criterion", "l1", "--keep", "0.5", "--epochs", "0", *extra)
+        pruned(tmp_path / f"run{len(extra)}", *PRUNE, "--from", weights, *shown)
+        plan = PruningPlan.model_validate_json((tmp_path / f"run{len(extra)}" / "plan.json").read_text())
+        filters = plan.layers["stages.2.conv1"].filters
+        assert filters is not None
+        kept[len(extra)] = filters.keep
+    writes = state["stages.2.conv1.weight"].abs().flatten(1).sum(1)
+    reads = state["stages.2.conv2.weight"].square().sum(dim=(0, 2, 3)).sqrt()
+    for number, score in enumerate((writes, writes * reads)):
+        assert kept[number] == tuple(sorted(score.topk(len(kept[number])).indices.tolist()))
+    assert kept[0] != kept[1]
+
+
 def test_a_recipe_keeps_shares_by_pattern(weights: Path, tmp_path: Path) -> None:
     file = tmp_path / "r.yaml"
     file.write_text("keep: {'stages.1.*': 0.5, 'stages.2.conv1': 0.25}\nepochs: 0\n")
