@@ -39,8 +39,8 @@ class AnyK:
     """Draws the k of every step among some shares of n.
 
     A share s comes with a probability in proportion to 1 / sqrt(s), ours: the weights of the sparsest network are in
-    every step, but few steps ask what it needs. LeNet-300-100 on MNIST at 5, 10, 25, 50 %, with 1.4 times the epochs of
-    one training: 0.27, 0.18, 0.28, 0.18 points behind trainings of their own (3 seeds; `benchmarks.dpp_accuracy any_k`).
+    every step, but few steps ask what it needs. LeNet-300-100 on MNIST at 5, 10, 25, 50 %, with 1.4 times the epochs
+    of one training: 0.27, 0.18, 0.28, 0.18 points behind trainings of their own (3 seeds; `benchmarks.dpp_accuracy`).
     With the ends in turns and others between (the sandwich rule of Yu and Huang 2019, arXiv 1903.05134, section 3,
     spread over steps) 10 % lay 0.8 points behind and 50 % 0.3 (one seed, 20,000 images).
 
