@@ -237,7 +237,7 @@ def _priced_run(
     network = copy.deepcopy(warm)
     masks = trained(network, method, plans, data, MNIST, seed)
     k = {name: int(mask[0].sum()) for name, mask in masks.items()}
-    return {**judged(network, data), "k": k, "energy_uj": energy(k) * 1e-6}
+    return {**judged(network, data, MNIST), "k": k, "energy_uj": energy(k) * 1e-6}
 
 
 _TABLES: dict[str, Callable[[argparse.Namespace], Tables]] = {

@@ -138,7 +138,7 @@ def masked_run(
         network = copy.deepcopy(model)
         masks = trained(network, make(), plans, data, setting, seed)
         kept = sum(int(mask.sum()) for mask in masks.values())
-        return {**judged(network, data), "density": kept / sum(mask.numel() for mask in masks.values())}
+        return {**judged(network, data, setting), "density": kept / sum(mask.numel() for mask in masks.values())}
 
     return run
 
@@ -155,9 +155,9 @@ def trained(
     return method.finish(network)
 
 
-def judged(network: nn.Module, data: Data) -> dict[str, Any]:
+def judged(network: nn.Module, data: Data, setting: Setting) -> dict[str, Any]:
     if any(isinstance(module, nn.BatchNorm2d) for module in network.modules()):
-        recalibrate_batchnorm(network, data.train)
+        recalibrate_batchnorm(network, data.train, augmentation=setting.recipe(0).augmentation)
     return {"test_accuracy": evaluate(network, data.test)}
 
 
@@ -167,7 +167,7 @@ def dense_run(model: nn.Module, data: Data, setting: Setting, epochs: int, seed:
     def run() -> dict[str, Any]:
         network = copy.deepcopy(model)
         fit(network, data.train, setting.recipe(epochs), seed=seed, options=setting.options(model))
-        return {**judged(network, data), "density": 1.0}
+        return {**judged(network, data, setting), "density": 1.0}
 
     return run
 

@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from cosim.data import Split, load_dataset
+from cosim.data import Augmentation, Split, load_dataset
 from cosim.files import write_json
 from cosim.networks import build_network, load_weights
 from cosim.prune_run.choosing import stage_widths
@@ -40,6 +40,8 @@ from cosim.pruning.selection import Budget, WidthRules, global_widths, select_pl
 from cosim.training import FitOptions, Recipe, evaluate, fit, recalibrate_batchnorm
 
 SCORE_IMAGES, SCORE_BATCH = 640, 128
+AUGMENTATION = Augmentation(4, flip=True)
+"""Of the given weights' training, of fine-tuning, and of the images that recalibrate batch normalisation."""
 STAGES = ("pruned", "recalibrated", "finetuned")
 
 
@@ -120,15 +122,15 @@ def run_case(
         "dense": dense.accuracy,
         "pruned": evaluate(model, dense.test),
     }
-    recalibrate_batchnorm(model, dense.train)
+    recalibrate_batchnorm(model, dense.train, augmentation=AUGMENTATION)
     found["recalibrated"] = evaluate(model, dense.test)
     if case.epochs:
         recipe = Recipe(
             case.epochs,
             128,
             case.lr,
-            crop_padding=4,
-            flip=True,
+            crop_padding=AUGMENTATION.padding,
+            flip=AUGMENTATION.flip,
             precision=case.precision,  # type: ignore[arg-type]
         )
         options = FitOptions(teacher=dense.model if case.distill else None, checkpoint=checkpoint)

@@ -23,7 +23,7 @@ from rich.table import Table
 from torch import Tensor
 
 from accel_models.accelerator import load_accelerator
-from benchmarks.eap_accuracy import SCORE_BATCH, SCORE_IMAGES, Dense, load_dense, read_results
+from benchmarks.eap_accuracy import AUGMENTATION, SCORE_BATCH, SCORE_IMAGES, Dense, load_dense, read_results
 from benchmarks.eap_variants import divergence
 from cosim.codesign.width_cost import hardware_cost
 from cosim.data import Split
@@ -89,7 +89,7 @@ class Plans:
             plan = select_plan(self.network, self.dense.groups, self.scores, widths, self.how)
             example = torch.zeros(1, *self.dense.test.images.shape[1:])
             model = remove_filters(self.dense.model, example, plan, self.dense.groups)
-            recalibrate_batchnorm(model, drawn(self.dense, RECALIBRATED, self.seed))
+            recalibrate_batchnorm(model, drawn(self.dense, RECALIBRATED, self.seed), augmentation=AUGMENTATION)
             self.known[key] = evaluate(model, self.dense.test)
         return self.known[key]
 

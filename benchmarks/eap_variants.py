@@ -26,6 +26,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from benchmarks.eap_accuracy import (
+    AUGMENTATION,
     SCORE_BATCH,
     STAGES,
     Case,
@@ -121,7 +122,7 @@ def divergence(model: nn.Module, sure: Tensor, split: Split) -> float:
 
     On images on which its batch normalisation is recalibrated first.
     """
-    recalibrate_batchnorm(model, split)
+    recalibrate_batchnorm(model, split, augmentation=AUGMENTATION)
     own, dense = predict(model, split).log_softmax(1), sure.log_softmax(1)
     return float((dense.exp() * (dense - own)).sum(1).mean())
 

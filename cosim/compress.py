@@ -149,7 +149,7 @@ def recover(
     masks = method.finish(model)
     freeze_quantizers(model)
     plain_layout(model)
-    recalibrate_batchnorm(model, train)
+    recalibrate_batchnorm(model, train, augmentation=recipe.augmentation)
     model.eval()
     return masks
 

@@ -57,6 +57,11 @@ class Run:
             splits = {"validation": self.data.validation, **splits}
         return {name: evaluate(model, split) for name, split in splits.items()}
 
+    def recalibrate(self, model: nn.Module, images: int | None = None) -> None:
+        """Batch normalisation anew, in place, from (so many) training images, augmented as they are in training."""
+        augmentation = tuning_recipe(self.recipe, 0).augmentation
+        recalibrate_batchnorm(model, self.data.train, augmentation=augmentation, images=images)
+
     def watch(self, name: str, epochs: int, teacher: nn.Module | None = None) -> FitOptions:
         """Checkpoint, progress and teacher of a training."""
         self.heard(name, 0, epochs)
@@ -236,7 +241,7 @@ def _settle(run: Run, dense: Trained, model: nn.Module, name: str) -> Accuracy:
     options = run.watch(name, epochs, dense.model if recipe.distill else None)
     fit(model, run.data.train, tuning_recipe(recipe, epochs), seed=recipe.seed, options=options)
     plain_layout(model)
-    recalibrate_batchnorm(model, run.data.train)
+    run.recalibrate(model)
     return run.judge(model)
 
 
@@ -258,7 +263,7 @@ def _recover(run: Run, dense: Trained, removed: Removed) -> Outcome:
 
 def _untrained(run: Run, model: nn.Module) -> dict[str, Accuracy]:
     found = {"pruned": run.judge(model)}
-    recalibrate_batchnorm(model, run.data.train)
+    run.recalibrate(model)
     return found | {"recalibrated": run.judge(model)}
 
 
@@ -281,7 +286,7 @@ def _learn_filters(run: Run, dense: Trained, base: PruningPlan) -> Outcome:
     plan = plan_of_widths(plan, dense.groups, chosen, {name: kept.k for name, kept in plans.items()})
     smaller = _without(model, dense.example, plan, dense.groups)
     plain_layout(smaller)
-    recalibrate_batchnorm(smaller, run.data.train)
+    run.recalibrate(smaller)
     return Outcome(dense, smaller.eval(), plan, {}, accuracy | {"finetuned": run.judge(smaller)})
 
 

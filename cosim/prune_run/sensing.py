@@ -9,7 +9,7 @@ from torch import nn
 from cosim.compress import Trained
 from cosim.prune_run.running import Run
 from cosim.pruning.sensitivity import measure_sensitivity, write_sensitivity_figure
-from cosim.training import evaluate, recalibrate_batchnorm
+from cosim.training import evaluate
 
 IMAGES = 1024
 """Training images that recalibrate each candidate: one batch of `recalibrate_batchnorm`."""
@@ -25,5 +25,5 @@ def write_sensitivity(run: Run, dense: Trained) -> dict[str, dict[str, float]]:
 
 
 def _judge(run: Run, model: nn.Module) -> float:
-    recalibrate_batchnorm(model, run.data.train, images=min(IMAGES, len(run.data.train)))
+    run.recalibrate(model, min(IMAGES, len(run.data.train)))
     return evaluate(model, run.data.test if run.recipe.all_images else run.data.validation)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from cosim.data.batches import Augmentation, Loader
 from cosim.data.dataset import Split
 from cosim.errors import TrainingError
 from cosim.training.running import device_of, folded, judging_batch, mode, refuse_empty
@@ -74,12 +75,22 @@ def evaluate(model: nn.Module, split: Split, batch_size: int | None = None) -> f
 
 
 def recalibrate_batchnorm(
-    model: nn.Module, split: Split, *, images: int | None = None, batch_size: int = 1024, seed: int = 0
+    model: nn.Module,
+    split: Split,
+    *,
+    augmentation: Augmentation | None = None,
+    images: int | None = None,
+    batch_size: int = 1024,
+    seed: int = 0,
 ) -> None:
     """Replace the running statistics of every batch normalisation by those of the data; weights stay as they are.
 
     The statistics are the plain average over batches of nearly equal size, so with one batch (the default up to
     1,024 images) they are the mean and the unbiased variance of the data, exactly.
+
+    Weights fit the statistics that they were trained with: give the augmentation of that training. On plain images a
+    ResNet-20 trained on padded crops of CIFAR-10 falls from 91.7 to 88.9 %, with nothing removed: black borders are a
+    quarter of the variance of its first layer.
 
     Parameters
     ----------
@@ -87,6 +98,8 @@ def recalibrate_batchnorm(
         Changed in place; modes and momenta are as before afterwards.
     split : Split
         Its labels are not used.
+    augmentation : Augmentation, optional
+        Crops and flips drawn by the seed; none by default.
     images : int, >= 2, optional
         Use that many images, drawn by the seed; all by default.
     batch_size : int, >= 2
@@ -102,14 +115,16 @@ def recalibrate_batchnorm(
         raise TrainingError(f"batch normalisation needs at least 2 images to recalibrate, got {len(order)}; give more")
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
     momenta = [norm.momentum for norm in norms]
-    data = split.to(device_of(model))
+    data = Split(split.images[order], split.labels[order], split.normalization).to(device_of(model))
+    size = math.ceil(len(order) / math.ceil(len(order) / batch_size))
+    loader = Loader(data, size, seed=seed, augmentation=augmentation)
     with mode(model, training=False), torch.no_grad():
         for norm in norms:
             norm.reset_running_stats()
             norm.momentum = None
             norm.training = True
-        for index in order.tensor_split(math.ceil(len(order) / batch_size)):
-            model(data.batch(index.to(data.images.device)))
+        for batch in loader.epoch(0, torch.arange(len(order))):
+            model(batch.images)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
 

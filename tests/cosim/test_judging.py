@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812  the usual name
 from torch import nn
 
-from cosim.data import load_synthetic
+from cosim.data import Augmentation, Split, load_synthetic
 from cosim.errors import TrainingError
 from cosim.training import FitOptions, Recipe, evaluate, fit, predict, recalibrate_batchnorm
 from cosim.training.running import folded, judging_batch
@@ -68,6 +68,16 @@ def test_recalibration_draws_its_images_by_the_seed(small):
         means.append(network.bn1.running_mean.clone())
     assert torch.equal(means[0], means[1])
     assert not torch.equal(means[0], means[2])
+
+
+def test_recalibration_sees_the_images_as_training_does():
+    """A white image of 8 x 8 padded by 2 keeps (8 - |shift|) / 8 of its rows, shifts of -2 to 2: 6.8 of 8."""
+    white = Split(torch.ones(4000, 1, 8, 8), torch.zeros(4000, dtype=torch.long))
+    norm = nn.Sequential(nn.BatchNorm2d(1))
+    recalibrate_batchnorm(norm, white)
+    assert norm[0].running_mean.item() == 1.0
+    recalibrate_batchnorm(norm, white, augmentation=Augmentation(2, flip=True))
+    assert norm[0].running_mean.item() == pytest.approx((6.8 / 8) ** 2, abs=0.005)
 
 
 def test_recalibration_of_one_image_is_refused(small):

@@ -129,6 +129,15 @@ def test_a_plan_that_names_its_filters_is_not_scored_anew(weights: Path, tmp_pat
 # figures
 
 
+def test_batch_normalisation_is_recalibrated_on_images_as_in_training(weights: Path, tmp_path: Path) -> None:
+    spread = {}
+    for padding in ("0", "2"):
+        options = ("--keep", "1", "--epochs", "0", "--crop-padding", padding)
+        pruned(tmp_path / padding / "run", *PRUNE, "--from", weights, *options)
+        spread[padding] = read_tensors(tmp_path / padding / "run" / "weights.safetensors")["bn1.running_var"]
+    assert not spread["0"].allclose(spread["2"], rtol=0.05)
+
+
 def test_figures_are_written_beside_the_results(weights: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     results = pruned(out, *PRUNE, "--from", weights, "--keep", "0.5", "--epochs", "0", "--sensitivity")
