@@ -45,6 +45,7 @@ from cosim.networks.weights import load_weights
 from cosim.pruning.any_k import AnyK, at_share
 from cosim.pruning.dpp import attach_masks, freeze_masks
 from cosim.pruning.dpp_layout import Plan
+from cosim.pruning.dpp_schedules import MaskSchedule
 from cosim.pruning.learned_k import BudgetedMasks
 from cosim.pruning.mask_methods import DynamicProbabilistic, MaskMethod, build_method, method_names
 from cosim.pruning.plan import MaskPlan
@@ -111,9 +112,15 @@ def cifar10(options: argparse.Namespace) -> Tables:
         )
         for pattern in options.patterns:
             for method in options.methods:
-                run = masked_run(model, partial(build_method, method), conv_plans(model, pattern), data, CIFAR10, seed)
+                make = _trained_out if method == "dpp" else partial(build_method, method)
+                run = masked_run(model, make, conv_plans(model, pattern), data, CIFAR10, seed)
                 tables.add({"method": method, "target": pattern, "seed": seed}, run)
     return tables
+
+
+def _trained_out() -> MaskMethod:
+    """DPP for a network that is trained already."""
+    return DynamicProbabilistic(MaskSchedule(straight_through=False))
 
 
 def any_k(options: argparse.Namespace) -> Tables:

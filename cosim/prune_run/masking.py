@@ -13,6 +13,7 @@ from cosim.pruning.apply import prunable_groups
 from cosim.pruning.coupling import ChannelGroup
 from cosim.pruning.dpp import attach_masks, freeze_masks, kept_filters
 from cosim.pruning.dpp_layout import Plan, check_fit, unit_count
+from cosim.pruning.dpp_schedules import MaskSchedule
 from cosim.pruning.mask_methods import DynamicProbabilistic, MaskMethod, build_method
 from cosim.pruning.plan import FilterPlan, LayerPlan, MaskPlan, PruningPlan
 
@@ -74,8 +75,8 @@ def _k_of_n(recipe: PruneRecipe, units: int) -> tuple[int, int]:
 class LearnedFilters(DynamicProbabilistic):
     """DPP on whole filters: each group's first layer leads, what makes the same channels follows its draws."""
 
-    def __init__(self, groups: Sequence[ChannelGroup]) -> None:
-        super().__init__()
+    def __init__(self, groups: Sequence[ChannelGroup], schedule: MaskSchedule) -> None:
+        super().__init__(schedule)
         self.groups = tuple(groups)
         self.kept: dict[str, FilterPlan] = {}
         """Group -> what stays; known when finished."""
@@ -126,4 +127,10 @@ def _followers(group: ChannelGroup) -> list[str]:
 
 def method_of(recipe: PruneRecipe) -> MaskMethod:
     """The method that learns masks of weights and kernels."""
-    return build_method(recipe.method or "dpp")
+    method = recipe.method or "dpp"
+    return DynamicProbabilistic(schedule_of(recipe)) if method == "dpp" else build_method(method)
+
+
+def schedule_of(recipe: PruneRecipe) -> MaskSchedule:
+    """How masks of DPP are searched for."""
+    return MaskSchedule(straight_through=recipe.straight_through)

@@ -26,7 +26,7 @@ from cosim.prune_run.choosing import (
     spread_scores,
 )
 from cosim.prune_run.folder import Folder, Step
-from cosim.prune_run.masking import LearnedFilters, filter_plans_of, method_of, planned
+from cosim.prune_run.masking import LearnedFilters, filter_plans_of, method_of, planned, schedule_of
 from cosim.prune_run.recipe import PruneRecipe
 from cosim.pruning.apply import choose_filters, group_filters, remove_filters
 from cosim.pruning.coupling import ChannelGroup
@@ -271,7 +271,7 @@ def _learn_filters(run: Run, dense: Trained, base: PruningPlan) -> Outcome:
     """Let DPP choose whole filters while it trains, then remove the others."""
     recipe, groups = run.recipe, {group.name: group for group in dense.groups}
     plans = filter_plans_of(recipe, dense.groups)
-    method, model = LearnedFilters([groups[name] for name in plans]), copy.deepcopy(dense.model)
+    method, model = LearnedFilters([groups[name] for name in plans], schedule_of(recipe)), copy.deepcopy(dense.model)
     plan = planned(recipe, base, model, dense.groups)
     attach(model, plan, method, plans, seed=recipe.seed)
     accuracy = _untrained(run, model)

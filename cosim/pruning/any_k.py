@@ -7,6 +7,7 @@ for `evaluate`, for a look-up by a search, or for freezing. Batch normalisation 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -48,14 +49,15 @@ class AnyK:
     ----------
     shares : shares of n, in (0, 1]
     seed : int
-    schedule : temperature, noise and finish; its `k_start` is not used
+    schedule : temperature, noise and finish; its `k_start` is not used, and no gradient goes straight through: a larger
+        network would take what a smaller one asks of absent weights
     """
 
     def __init__(self, shares: Sequence[float], *, seed: int = 0, schedule: MaskSchedule | None = None) -> None:
         if not shares or not all(0.0 < share <= 1.0 for share in shares):
             raise PruningError(f"shares of n = {list(shares)}; give one or more numbers in (0, 1]")
         self.shares = sorted(shares)
-        self.schedule = schedule or MaskSchedule()
+        self.schedule = replace(schedule or MaskSchedule(), straight_through=False)
         self._generator = torch.Generator().manual_seed(seed)
         self._chances = torch.tensor([share**-0.5 for share in self.shares])
 
@@ -67,8 +69,6 @@ class AnyK:
         """Before each step, with the share of the training that is done."""
         share = self.next_share()
         at_share(model, share)
-        for mask in find_masks(model).values():
-            mask.straight_through = False  # a larger network would take what a smaller one asks of absent weights
         self.schedule.apply(model, done)
 
     @staticmethod

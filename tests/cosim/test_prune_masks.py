@@ -11,9 +11,9 @@ import torch
 from accel_models.sparsity import KofN
 from cosim.commands.simulate import load_any_workload
 from cosim.files import read_tensors
-from cosim.pruning.dpp_layout import check_mask
+from cosim.pruning.dpp_layout import check_mask, magnitude_mask
 from cosim.pruning.mask_methods import build_method, method_names
-from cosim.pruning.plan import load_plan
+from cosim.pruning.plan import MaskPlan, load_plan
 from tests.cosim.conftest import run_cli
 from tests.cosim.pruned_run import DENSE_MACS, DENSE_PARAMETERS, LENET, PRUNE, pruned, train_dense
 
@@ -69,6 +69,23 @@ def test_a_plan_with_masks_is_learned_by_the_method_asked_for(weights: Path, tmp
     masks = [read_tensors(out / "masks.safetensors") for out in (first, tmp_path / "again")]
     assert all(torch.equal(mask, masks[1][name]) for name, mask in masks[0].items())  # DPP starts from magnitudes
     assert again["pruned"]["macs"] < 0.3 * DENSE_MACS
+
+
+def test_weights_out_of_a_mask_stay_as_they_are_if_asked_to(weights: Path, tmp_path: Path) -> None:
+    """Where weights out of a mask do not learn, fewer of them come back."""
+    found = []
+    for number, extra in enumerate(((), ("--no-straight-through",))):
+        out = tmp_path / str(number) / "run"
+        pruned(out, *PRUNE, "--from", weights, "--k", "2", "--n", "4", "--exclude", "conv1", *extra)
+        found.append(read_tensors(out / "masks.safetensors"))
+    exchanged = [_exchanged(weights, masks) for masks in found]
+    assert 0 < exchanged[1] < exchanged[0]
+
+
+def _exchanged(weights: Path, masks: dict[str, torch.Tensor]) -> int:
+    """Weights that a mask keeps and the magnitudes of the start do not."""
+    plan, state = MaskPlan(granularity="weight", k=2, n=4), read_tensors(weights)
+    return sum(int((mask & ~magnitude_mask(state[f"{name}.weight"], plan)).sum()) for name, mask in masks.items())
 
 
 def test_learned_filters_are_removed_from_all_layers_that_share_them(weights: Path, tmp_path: Path) -> None:
