@@ -32,6 +32,7 @@ from cosim.data import Augmentation, Split, load_dataset
 from cosim.files import write_json
 from cosim.networks import build_network, load_weights
 from cosim.prune_run.choosing import stage_widths
+from cosim.prune_run.measuring import IMAGES, drawn, measured_scores
 from cosim.pruning.apply import prunable_groups, remove_filters
 from cosim.pruning.counting import Cost, macs_cost, parameters_cost
 from cosim.pruning.coupling import ChannelGroup, trace_channel_groups
@@ -42,6 +43,7 @@ from cosim.training import FitOptions, Recipe, evaluate, fit, recalibrate_batchn
 SCORE_IMAGES, SCORE_BATCH = 640, 128
 AUGMENTATION = Augmentation(4, flip=True)
 """Of the given weights' training, of fine-tuning, and of the images that recalibrate batch normalisation."""
+SELECTIONS = ("uniform", "global", "worth", "measured")
 STAGES = ("pruned", "recalibrated", "finetuned")
 
 
@@ -52,7 +54,8 @@ class Case:
     network: str
     criterion: str
     selection: str
-    """uniform: the same width in all blocks of a stage; global: one threshold; worth: score lost per cost saved."""
+    """uniform: the same width in all blocks of a stage; global: one threshold; worth: score lost per cost saved;
+    measured: the same with scores in units of measured damage."""
     variant: str
     where: str
     normalisation: str
@@ -113,6 +116,7 @@ def run_case(
     """Accuracies of one case, and what it cost; by other scores than the criterion's, if they are given."""
     start = time.perf_counter()
     scores = score_case(case, dense) if scores is None else scores
+    scores = damage_scores(dense, scores, case.seed) if case.selection == "measured" else scores
     widths = choose_widths(case, dense, scores)
     plan = select_plan(case.network, dense.groups, scores, widths, case.normalisation)  # type: ignore[arg-type]
     model = remove_filters(dense.model, torch.zeros(1, *dense.test.images.shape[1:]), plan, dense.groups)
@@ -157,9 +161,16 @@ def choose_widths(case: Case, dense: Dense, scores: Mapping[str, Tensor]) -> dic
     streams = () if case.stream else tuple(g.name for g in prunable_groups(dense.groups) if len(g.producers) > 1)
     if case.selection == "uniform":
         return stage_widths(dense.groups, budgets, WidthRules(exclude=streams))
-    select = {"global": global_widths, "worth": worth_widths}[case.selection]
-    rules = WidthRules(min_share=0.1, exclude=streams)
-    return select(dense.groups, scores, budgets, rules, case.normalisation)  # type: ignore[arg-type]
+    select = global_widths if case.selection == "global" else worth_widths
+    how = "none" if case.selection == "measured" else case.normalisation
+    return select(dense.groups, scores, budgets, WidthRules(min_share=0.1, exclude=streams), how)  # type: ignore[arg-type]
+
+
+def damage_scores(dense: Dense, scores: Mapping[str, Tensor], seed: int) -> dict[str, Tensor]:
+    """Scores in units of the divergence from the dense network's outputs."""
+    example = torch.zeros(1, *dense.test.images.shape[1:])
+    images = drawn(dense.train, IMAGES, seed)
+    return measured_scores(dense.model, example, dense.groups, scores, images, AUGMENTATION)
 
 
 # ---------------------------------------------------------------- the file and the table
@@ -242,7 +253,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("networks", nargs="*", help="resnet20_cifar, resnet56_cifar; none: show the table")
     parser.add_argument("--json", type=Path, required=True, help="results, read and extended")
     parser.add_argument("--criteria", nargs="+", default=list(criterion_names()), choices=criterion_names())
-    parser.add_argument("--selections", nargs="+", default=["uniform"], choices=("uniform", "global", "worth"))
+    parser.add_argument("--selections", nargs="+", default=["uniform"], choices=SELECTIONS)
     parser.add_argument("--distill", nargs="+", type=int, choices=(0, 1), default=[0], help="1: from the dense network")
     parser.add_argument("--epochs", nargs="+", type=int, default=[3], help="of fine-tuning; 0: none")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])

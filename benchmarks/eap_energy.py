@@ -23,52 +23,40 @@ from rich.table import Table
 from torch import Tensor
 
 from accel_models.accelerator import load_accelerator
-from benchmarks.eap_accuracy import AUGMENTATION, SCORE_BATCH, SCORE_IMAGES, Dense, load_dense, read_results
-from benchmarks.eap_variants import divergence
+from benchmarks.eap_accuracy import (
+    AUGMENTATION,
+    SCORE_BATCH,
+    SCORE_IMAGES,
+    Dense,
+    damage_scores,
+    load_dense,
+    read_results,
+)
 from cosim.codesign.width_cost import hardware_cost
-from cosim.data import Split
 from cosim.files import write_json
+from cosim.prune_run.measuring import KEEP, drawn
 from cosim.pruning.apply import prunable_groups, remove_filters
 from cosim.pruning.counting import Cost, Widths
 from cosim.pruning.criteria import ScoreOptions, criterion_names, score_layers
 from cosim.pruning.criteria.combining import Normalisation
 from cosim.pruning.selection import Budget, WidthRules, select_plan, worth_widths
-from cosim.pruning.sensitivity import calibrated_scores, measure_sensitivity
-from cosim.training import evaluate, predict, recalibrate_batchnorm
+from cosim.training import evaluate, recalibrate_batchnorm
 
 ACCELERATORS = ("tpu_like_256x256", "tpu_like_128x128", "gemmini_16x16", "eyeriss_v2")
 """Where the plan by energy is predicted to lose at least 5 % less on ResNet-20; elsewhere energy follows MACs."""
-PROBE_IMAGES, RECALIBRATED = 256, 2048
-"""Training images that measure what a group loses, and that recalibrate a plan's network."""
-LEAST = 0.1
+RECALIBRATED = 2048
+"""Training images that recalibrate a plan's network."""
+LEAST = KEEP[0]
 """Share of a group that stays at least."""
-KEEP = (LEAST, 0.25, 0.5, 0.75)
-"""Shares of its channels at which a group is measured; the least one, or its loss would be a guess."""
 Scores = Mapping[str, Tensor]
 
 
-def drawn(dense: Dense, count: int, seed: int) -> Split:
-    """Training images."""
-    order = torch.randperm(len(dense.train), generator=torch.Generator().manual_seed(seed))[:count]
-    return Split(dense.train.images[order], dense.train.labels[order], dense.train.normalization)
-
-
 def criterion_scores(dense: Dense, criterion: str, seed: int) -> dict[str, Tensor]:
-    images = drawn(dense, SCORE_IMAGES, seed)
+    images = drawn(dense.train, SCORE_IMAGES, seed)
     parts = torch.arange(len(images)).split(SCORE_BATCH)
     layers = [layer for group in prunable_groups(dense.groups) for layer in group.producers]
     batches = ((images.batch(part), images.labels[part]) for part in parts)
     return score_layers(dense.model, batches, layers, criterion, options=ScoreOptions(seed=seed))
-
-
-def measured_scores(dense: Dense, scores: Scores, seed: int) -> dict[str, Tensor]:
-    """Scores in units of the divergence from the dense network's outputs."""
-    images, example = drawn(dense, PROBE_IMAGES, seed), torch.zeros(1, *dense.test.images.shape[1:])
-    sure = predict(dense.model, images)
-    sensitivity = measure_sensitivity(
-        dense.model, example, dense.groups, scores, lambda model: -divergence(model, sure, images), KEEP
-    )
-    return calibrated_scores(dense.groups, scores, sensitivity)
 
 
 class Plans:
@@ -89,7 +77,7 @@ class Plans:
             plan = select_plan(self.network, self.dense.groups, self.scores, widths, self.how)
             example = torch.zeros(1, *self.dense.test.images.shape[1:])
             model = remove_filters(self.dense.model, example, plan, self.dense.groups)
-            recalibrate_batchnorm(model, drawn(self.dense, RECALIBRATED, self.seed), augmentation=AUGMENTATION)
+            recalibrate_batchnorm(model, drawn(self.dense.train, RECALIBRATED, self.seed), augmentation=AUGMENTATION)
             self.known[key] = evaluate(model, self.dense.test)
         return self.known[key]
 
@@ -176,7 +164,7 @@ def _case(options: argparse.Namespace, network: str, accelerator: str, importanc
 def _plans(options: argparse.Namespace, network: str, dense: Dense, importance: str, seed: int) -> Plans:
     scores = criterion_scores(dense, options.criterion, seed)
     if importance == "measured":
-        return Plans(network, dense, measured_scores(dense, scores, seed), "none", seed)
+        return Plans(network, dense, damage_scores(dense, scores, seed), "none", seed)
     return Plans(network, dense, scores, "mean", seed)
 
 

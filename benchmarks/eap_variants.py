@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from benchmarks.eap_accuracy import (
     AUGMENTATION,
     SCORE_BATCH,
+    SELECTIONS,
     STAGES,
     Case,
     Dense,
@@ -38,12 +39,12 @@ from benchmarks.eap_accuracy import (
     score_case,
     spread,
 )
-from cosim.data import Split
 from cosim.files import write_json
+from cosim.prune_run.measuring import divergence
 from cosim.pruning.apply import prunable_groups, remove_filters
 from cosim.pruning.criteria import weigh_by_readers
 from cosim.pruning.selection import select_plan
-from cosim.training import predict, recalibrate_batchnorm
+from cosim.training import predict
 
 Scores = dict[str, Tensor]
 
@@ -117,16 +118,6 @@ VARIANTS: dict[str, Callable[[Case, Dense], Scores]] = {
 """Name -> scores of a case. "read": times the norm of the weights that read the map."""
 
 
-def divergence(model: nn.Module, sure: Tensor, split: Split) -> float:
-    """Mean Kullback-Leibler divergence (nats) of a network's outputs from the dense one's logits [N, classes].
-
-    On images on which its batch normalisation is recalibrated first.
-    """
-    recalibrate_batchnorm(model, split, augmentation=AUGMENTATION)
-    own, dense = predict(model, split).log_softmax(1), sure.log_softmax(1)
-    return float((dense.exp() * (dense - own)).sum(1).mean())
-
-
 def divergences(case: Case, dense: Dense, scores: Mapping[str, Tensor]) -> dict[str, float]:
     """Layer -> divergence when half of its channels leave."""
     example, sure = torch.zeros(1, *dense.test.images.shape[1:]), predict(dense.model, dense.train)
@@ -135,7 +126,7 @@ def divergences(case: Case, dense: Dense, scores: Mapping[str, Tensor]) -> dict[
         if len(group.producers) == 1:
             plan = select_plan(case.network, dense.groups, scores, {group.name: group.size // 2})
             model = remove_filters(dense.model, example, plan, dense.groups, verify=False)
-            found[group.name] = divergence(model, sure, dense.train)
+            found[group.name] = divergence(model, sure, dense.train, AUGMENTATION)
     return found
 
 
@@ -210,7 +201,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--json", type=Path, required=True, help="results, read and extended")
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS))
     parser.add_argument("--layers", action="store_true", help="one layer at a time")
-    parser.add_argument("--selections", nargs="+", default=["uniform"], choices=("uniform", "global", "worth"))
+    parser.add_argument("--selections", nargs="+", default=["uniform"], choices=SELECTIONS)
     parser.add_argument(
         "--normalisations", nargs="+", default=["mean"], choices=("mean", "max", "l2", "sum", "rank", "none")
     )

@@ -25,6 +25,8 @@ Optimizer = Literal["sgd", "adam"]
 
 BUDGETS = ("macs_cut", "parameters_cut", "latency_ms", "energy_mj")
 MASKS = ("k", "n", "density")
+MEASURED = "measured"
+"""In place of a normalisation."""
 WHAT_STAYS = (
     "say what stays: --plan FILE or --keep SHARE, or budgets (--macs-cut, --parameters-cut, --latency-ms, "
     "--energy-mj); or masks: --density, or --k and --n"
@@ -78,7 +80,8 @@ class PruneRecipe(BaseModel):
     by_readers: bool = False
     """Scores times the norm of the weights that read the channel."""
     normalisation: str = "mean"
-    """What makes scores of different layers comparable: mean, max, l2, sum, rank, none."""
+    """What makes scores of different layers comparable: mean, max, l2, sum, rank, none; or measured: in units of how
+    far the outputs move where a group alone loses channels (four removals a group)."""
     min_share: Annotated[float, Field(ge=0, le=1)] = 0.1
     """With budgets: share of a group's channels that stays at least."""
     multiple: Count = 1
@@ -147,6 +150,16 @@ class PruneRecipe(BaseModel):
         return any(getattr(self, name) is not None for name in BUDGETS)
 
     @property
+    def measured(self) -> bool:
+        """Scores in units of measured damage."""
+        return self.normalisation == MEASURED
+
+    @property
+    def scaling(self) -> str:
+        """Normalisation of the scores of `Run.score`."""
+        return "none" if self.measured else self.normalisation
+
+    @property
     def rounds(self) -> int:
         """Steps of the iterative schedule; 1 for a single removal."""
         return (self.steps or 3) if self.schedule == "iterative" else 1
@@ -169,6 +182,10 @@ class PruneRecipe(BaseModel):
         if (self.latency_ms or self.energy_mj) and {self.weight_bits, self.activation_bits} - {None, 8}:
             raise ValueError(
                 "budgets of latency and energy are of 8 bits; leave --weight-bits and --activation-bits out"
+            )
+        if self.measured and not (self.budgeted and self.selection in ("worth", "global")):
+            raise ValueError(
+                "--normalisation measured compares groups, for budgets with --selection worth or global; leave it out"
             )
         if self.steps is not None and self.schedule != "iterative":
             raise ValueError(f"--steps belongs to --schedule iterative, not {self.schedule}; give one of them")
@@ -213,7 +230,7 @@ def _check_names(recipe: PruneRecipe) -> None:
         import torch
 
         ScoreOptions(variant=recipe.variant)  # type: ignore[arg-type]
-        normalise(torch.ones(1), recipe.normalisation)  # type: ignore[arg-type]
+        normalise(torch.ones(1), recipe.scaling)  # type: ignore[arg-type]
     except PruningError as error:
         raise ValueError(str(error)) from error
 

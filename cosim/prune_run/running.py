@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from cosim.compress import Trained, attach, load_compressed, mask_plans, plain_layout, prepare, recover
-from cosim.data import Dataset
+from cosim.data import Augmentation, Dataset
 from cosim.errors import PruningError
 from cosim.networks import build_network, load_weights
 from cosim.prune_run.choosing import (
@@ -27,6 +27,7 @@ from cosim.prune_run.choosing import (
 )
 from cosim.prune_run.folder import Folder, Step
 from cosim.prune_run.masking import LearnedFilters, filter_plans_of, method_of, planned, schedule_of
+from cosim.prune_run.measuring import IMAGES, drawn, measured_scores
 from cosim.prune_run.recipe import PruneRecipe
 from cosim.pruning.apply import choose_filters, group_filters, remove_filters
 from cosim.pruning.coupling import ChannelGroup
@@ -59,8 +60,7 @@ class Run:
 
     def recalibrate(self, model: nn.Module, images: int | None = None) -> None:
         """Batch normalisation anew, in place, from (so many) training images, augmented as they are in training."""
-        augmentation = tuning_recipe(self.recipe, 0).augmentation
-        recalibrate_batchnorm(model, self.data.train, augmentation=augmentation, images=images)
+        recalibrate_batchnorm(model, self.data.train, augmentation=self.augmentation, images=images)
 
     def watch(self, name: str, epochs: int, teacher: nn.Module | None = None) -> FitOptions:
         """Checkpoint, progress and teacher of a training."""
@@ -71,9 +71,18 @@ class Run:
         """Groups and scores of a network, in its present form."""
         recipe = self.recipe
         options = ScoreOptions(variant=recipe.variant, seed=recipe.seed)  # type: ignore[arg-type]
-        return prepare(
+        own = prepare(
             model, self.data, recipe.criterion, seed=recipe.seed, options=options, by_readers=recipe.by_readers
         )
+        if not recipe.measured:
+            return own
+        images, augmentation = drawn(self.data.train, IMAGES, recipe.seed), self.augmentation
+        return replace(own, scores=measured_scores(model, own.example, own.groups, own.scores, images, augmentation))
+
+    @property
+    def augmentation(self) -> Augmentation | None:
+        """Of training images."""
+        return tuning_recipe(self.recipe, 0).augmentation
 
 
 @dataclass(frozen=True)
@@ -184,7 +193,7 @@ def remove_in_steps(run: Run, dense: Trained, base: PruningPlan) -> Removed:
             model = load_compressed(dense.model, dense.example, _filters_only(plan), done.state)
     for number, widths_of in enumerate(steps[start - 1 :], start):
         now = dense if number == 1 else run.score(model)
-        scores = spread_scores(now.scores, plan, dense.groups, run.recipe.normalisation)
+        scores = spread_scores(now.scores, plan, dense.groups, run.recipe.scaling)
         widths = no_wider(widths_of(scores), plan, dense.groups)
         after = plan_of_widths(base, dense.groups, scores, widths)
         smaller = plan_between(plan, after, dense.groups, now.groups)
@@ -226,7 +235,7 @@ def _steps(run: Run, dense: Trained, base: PruningPlan) -> list[Callable[[Scores
     if recipe.schedule != "layerwise":
         return [partial(widths, share=number / recipe.rounds) for number in range(1, recipe.rounds + 1)]
     empty = PruningPlan(network=recipe.network)
-    final = widths(spread_scores(dense.scores, empty, dense.groups, recipe.normalisation), 1.0)
+    final = widths(spread_scores(dense.scores, empty, dense.groups, recipe.scaling), 1.0)
     names = [name for name, width in final.items() if width < sizes[name]]
     return [partial(_first_of, final, names[:number]) for number in range(1, len(names) + 1)]
 

@@ -81,6 +81,8 @@ TOGETHER: dict[str, tuple[dict[str, Any], str]] = {
     "criterion": ({"keep": 0.5, "criterion": "l3"}, "--criterion 'l3' is none of"),
     "variant": ({"keep": 0.5, "variant": "per_pixel"}, "per_pixel"),
     "normalisation": ({"keep": 0.5, "normalisation": "median"}, "median"),
+    "measured shares": ({"keep": 0.5, "normalisation": "measured"}, "--normalisation measured compares groups"),
+    "measured alike": ({"macs_cut": 0.5, "selection": "uniform", "normalisation": "measured"}, "worth or global"),
     "selection": ({"macs_cut": 0.5, "selection": "best"}, "--selection 'best'"),
 }
 

@@ -75,6 +75,18 @@ def test_scores_by_readers_choose_what_the_next_layer_takes(weights: Path, tmp_p
     assert kept[0] != kept[1]
 
 
+def test_measured_scores_spare_the_groups_that_bear_least(weights: Path, tmp_path: Path) -> None:
+    """At equal cost the network stays more accurate than where scores have a mean of 1 in every layer."""
+    found = {}
+    for how in ("mean", "measured"):
+        budget = ("--macs-cut", "0.6", "--criterion", "l1", "--epochs", "0", "--normalisation", how)
+        found[how] = pruned(tmp_path / how / "run", *PRUNE, "--from", weights, *budget)
+    assert found["measured"]["pruned"]["macs"] <= 0.4 * DENSE_MACS
+    assert found["measured"]["layers"] != found["mean"]["layers"]
+    recalibrated = {how: results["accuracy"]["recalibrated"]["test"] for how, results in found.items()}
+    assert recalibrated["measured"] > recalibrated["mean"]
+
+
 def test_a_recipe_keeps_shares_by_pattern(weights: Path, tmp_path: Path) -> None:
     file = tmp_path / "r.yaml"
     file.write_text("keep: {'stages.1.*': 0.5, 'stages.2.conv1': 0.25}\nepochs: 0\n")
