@@ -83,7 +83,7 @@ def unit_gradients(case: Case, dense: Dense) -> Scores:
     """Root mean square over batches of the loss's gradient with respect to each filter at norm 1.
 
     Under weight decay the norm of a filter whose scale has no effect settles where its fourth power is proportional to
-    the square of this (van Laarhoven, arXiv 1706.05350, section 4): norms remember the gradients of the training.
+    the square of this (van Laarhoven, arXiv 1706.05350): norms remember the gradients of the training.
     """
     layers = [layer for group in prunable_groups(dense.groups) for layer in group.producers]
     model, squares = copy.deepcopy(dense.model).train(), dict.fromkeys(layers, torch.zeros(()))
