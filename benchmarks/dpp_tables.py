@@ -66,9 +66,7 @@ class Data:
 def load(name: str, root: Path) -> Data:
     """All training images, and the test images."""
     found = load_dataset(name, root=root)
-    parts = found.train, found.validation
-    images, labels = torch.cat([p.images for p in parts]), torch.cat([p.labels for p in parts])
-    return Data(Split(images, labels, found.train.normalization), found.test)
+    return Data(found.train.joined(found.validation), found.test)
 
 
 def row_plans(model: nn.Module, density: float) -> dict[str, MaskPlan]:

@@ -96,18 +96,14 @@ def load_dense(network: str, images: int) -> Dense:
     model = load_weights(build_network(network), weights).eval()
     example = torch.zeros(1, *data.input_shape)
     groups = tuple(trace_channel_groups(model, example))
-    whole = Split(
-        torch.cat((data.train.images, data.validation.images)),
-        torch.cat((data.train.labels, data.validation.labels)),
-        data.train.normalization,
-    )
+    whole = data.train.joined(data.validation)
     train, test = (_first(split, images) for split in (whole, data.test))
     costs = macs_cost(model, example, groups), parameters_cost(model, groups)
     return Dense(model, groups, train, test, *costs, evaluate(model, test))
 
 
 def _first(split: Split, count: int) -> Split:
-    return Split(split.images[:count], split.labels[:count], split.normalization) if count else split
+    return split.part(slice(count)) if count else split
 
 
 def run_case(

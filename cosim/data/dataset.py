@@ -67,6 +67,15 @@ class Split:
             channels = len(self.normalization.mean)
             raise ValueError(f"normalization of {channels} channels for images of {self.images.shape[1]}")
 
+    def part(self, index: Tensor | slice) -> Split:
+        """Some of the images, copied unless the index is a slice."""
+        return Split(self.images[index], self.labels[index], self.normalization)
+
+    def joined(self, other: Split) -> Split:
+        """These images and then those of another split of the data set."""
+        images, labels = torch.cat((self.images, other.images)), torch.cat((self.labels, other.labels))
+        return Split(images, labels, self.normalization)
+
     def __len__(self) -> int:
         return len(self.labels)
 

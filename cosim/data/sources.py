@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from cosim.data.dataset import Dataset, Normalization, Split
 from cosim.data.download import Progress, Remote, download
@@ -82,11 +83,9 @@ def assemble(name: str, official: tuple[Split, Split], classes: int, *, seed: in
     whole, test = official
     train, validation = deal(whole.labels.numpy(), VALIDATION_SHARE, seed)
 
-    def part(index: np.ndarray) -> Split:
-        return Split(whole.images[index], whole.labels[index], whole.normalization)
-
     channels, height, width = whole.images.shape[1:]
-    return Dataset(name, part(train), part(validation), test, classes, (channels, height, width), note)
+    own, held = (whole.part(torch.from_numpy(index)) for index in (train, validation))
+    return Dataset(name, own, held, test, classes, (channels, height, width), note)
 
 
 IMAGENET = Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))

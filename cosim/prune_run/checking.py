@@ -12,7 +12,7 @@ from cosim.codesign.check import check_images
 from cosim.codesign.design import Design
 from cosim.codesign.evaluator import price_plan
 from cosim.compress import attach, load_own_plan, mask_plans
-from cosim.data import Dataset, Split
+from cosim.data import Dataset
 from cosim.errors import ConfigError, PruningError
 from cosim.networks import build_network, load_weights
 from cosim.prune_run.choosing import choose_widths, find_budgets, width_rules
@@ -86,6 +86,4 @@ def training_data(recipe: PruneRecipe, data: Dataset) -> Dataset:
     """The data set, with the validation images among those to train on where the recipe says so."""
     if not recipe.all_images:
         return data
-    parts = data.train, data.validation
-    images, labels = torch.cat([part.images for part in parts]), torch.cat([part.labels for part in parts])
-    return replace(data, train=Split(images, labels, data.train.normalization))
+    return replace(data, train=data.train.joined(data.validation))

@@ -59,5 +59,4 @@ def measured_scores(
 
 def drawn(split: Split, count: int, seed: int) -> Split:
     """So many images of a split, or all of a smaller one."""
-    order = torch.randperm(len(split), generator=torch.Generator().manual_seed(seed))[:count]
-    return Split(split.images[order], split.labels[order], split.normalization)
+    return split.part(torch.randperm(len(split), generator=torch.Generator().manual_seed(seed))[:count])

@@ -207,6 +207,8 @@ class PruneRecipe(BaseModel):
             raise ValueError(
                 f"--method {self.method} learns masks: give --density, --k and --n, or a --plan with masks"
             )
+        if not self.straight_through and (self.method or "dpp") != "dpp":
+            raise ValueError(f"--no-straight-through is of --method dpp, not {self.method}; give one of them")
         if self.granularity == "filter" and (self.keep is not None or self.budgeted):
             raise ValueError("--granularity filter says which filters leave, and so do --keep and budgets; give one")
 

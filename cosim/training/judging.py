@@ -115,15 +115,16 @@ def recalibrate_batchnorm(
         raise TrainingError(f"batch normalisation needs at least 2 images to recalibrate, got {len(order)}; give more")
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
     momenta = [norm.momentum for norm in norms]
-    data = Split(split.images[order], split.labels[order], split.normalization).to(device_of(model))
+    if images is not None:  # the loader pads and mirrors all that it is given
+        split, order = split.part(order), torch.arange(len(order))
     size = math.ceil(len(order) / math.ceil(len(order) / batch_size))
-    loader = Loader(data, size, seed=seed, augmentation=augmentation)
+    loader = Loader(split.to(device_of(model)), size, seed=seed, augmentation=augmentation)
     with mode(model, training=False), torch.no_grad():
         for norm in norms:
             norm.reset_running_stats()
             norm.momentum = None
             norm.training = True
-        for batch in loader.epoch(0, torch.arange(len(order))):
+        for batch in loader.epoch(0, order):
             model(batch.images)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum

@@ -73,6 +73,7 @@ TOGETHER: dict[str, tuple[dict[str, Any], str]] = {
     "method": ({"density": 0.5, "method": "magnitud"}, "did you mean 'magnitude'"),
     "filters twice": ({"keep": 0.5, "density": 0.5, "granularity": "filter"}, "--granularity filter"),
     "filters by magnitude": ({"density": 0.5, "granularity": "filter", "method": "magnitude"}, "for --method dpp"),
+    "straight rigl": ({"density": 0.5, "straight_through": False, "method": "rigl"}, "--no-straight-through"),
     "kernels by rigl": ({"density": 0.5, "granularity": "kernel", "method": "rigl"}, "--granularity weight"),
     "energy of nothing": ({"energy_mj": 1.0}, "--accelerator"),
     "energy of 4 bits": ({"energy_mj": 1.0, "accelerator": "edge_os_16x16", "weight_bits": 4}, "of 8 bits"),
