@@ -1,6 +1,7 @@
 """Accuracy of the ways to find masks at equal density, data and epochs; a table of runs that can be interrupted.
 
     python -m benchmarks.dpp_accuracy mnist --data data --out dpp_mnist.json --seeds 0 1 2
+    python -m benchmarks.dpp_accuracy lenet5 --data data --out dpp_lenet5.json --seeds 0 1 2
     python -m benchmarks.dpp_accuracy cifar10 --data data --out dpp_cifar10.json
     python -m benchmarks.dpp_accuracy any_k --data data --out dpp_any_k.json
     python -m benchmarks.dpp_accuracy learned_k --data data --out dpp_learned_k.json
@@ -16,6 +17,7 @@ from __future__ import annotations
 import argparse
 import copy
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import cache, partial
 from itertools import product
 from pathlib import Path
@@ -58,33 +60,34 @@ Energy = Callable[[dict[str, int]], float]
 
 
 MNIST = Setting("mnist", 3, 5, 1.5e-3, "adam", 64, 0.0, augment=False, precision="float32")
+LENET5 = replace(MNIST, precision="bfloat16")
+"""Twice as fast as float32 where the processor multiplies bfloat16."""
 CIFAR10 = Setting("cifar10", 0, 3, 0.02, "sgd", 128, 1e-4, augment=True, precision="bfloat16", distill=True)
 """Distilled from the given network, which saw five times the images at hand."""
 
 
-RELEASED = Setting("mnist", 3, 20, 1e-3, "adam", 64, 0.0, augment=False, precision="float32")
-"""LeNet-5; the authors' 100 epochs cut to 23. Adam, rate and batch are theirs (arXiv 2105.12686)."""
+RELEASED = Setting("mnist", 3, 97, 1e-3, "adam", 64, 0.0, augment=False, precision="bfloat16")
+"""LeNet-5; Adam, rate, batch and 100 epochs are the authors' (arXiv 2105.12686); 3 of them dense are ours."""
 _TILED = "two tiles, 8 bit"
 ANY_K_EPOCHS = 7
 """Of the one training for all k: 1.4 times those of a training for one."""
 
 
-def mnist(options: argparse.Namespace) -> Tables:
-    data, tables = load("mnist", options.data), Tables(options.out, MNIST)
-    for network in options.networks:
-        for seed in options.seeds:
-            fresh = build_network(network, seed)
-            total = MNIST.dense_epochs + MNIST.epochs
-            tables.add(
-                {"network": network, "method": DENSE, "target": 1.0, "seed": seed},
-                dense_run(fresh, data, MNIST, total, seed),
-            )
-            warm = copy.deepcopy(fresh)
-            if _missing(tables, network, options, seed):
-                fit(warm, data.train, MNIST.recipe(MNIST.dense_epochs), seed=seed)
-            for density, method in _grid(options):
-                run = masked_run(warm, partial(build_method, method), row_plans(warm, density), data, MNIST, seed)
-                tables.add({"network": network, "method": method, "target": density, "seed": seed}, run)
+def mnist(options: argparse.Namespace, network: str = "lenet_300_100", setting: Setting = MNIST) -> Tables:
+    data, tables = load("mnist", options.data), Tables(options.out, setting)
+    for seed in options.seeds:
+        fresh = build_network(network, seed)
+        total = setting.dense_epochs + setting.epochs
+        tables.add(
+            {"network": network, "method": DENSE, "target": 1.0, "seed": seed},
+            dense_run(fresh, data, setting, total, seed),
+        )
+        warm = copy.deepcopy(fresh)
+        if _missing(tables, options, seed):
+            fit(warm, data.train, setting.recipe(setting.dense_epochs), seed=seed)
+        for density, method in _grid(options):
+            run = masked_run(warm, partial(build_method, method), row_plans(warm, density), data, setting, seed)
+            tables.add({"network": network, "method": method, "target": density, "seed": seed}, run)
     return tables
 
 
@@ -94,9 +97,9 @@ def _grid(options: argparse.Namespace) -> Iterator[tuple[float, str]]:
             yield density, method
 
 
-def _missing(tables: Tables, network: str, options: argparse.Namespace, seed: int) -> bool:
-    done = {(row["network"], row["target"], row["method"], row["seed"]) for row in tables.rows}
-    return any((network, density, method, seed) not in done for density, method in _grid(options))
+def _missing(tables: Tables, options: argparse.Namespace, seed: int) -> bool:
+    done = {(row["target"], row["method"], row["seed"]) for row in tables.rows}
+    return any((density, method, seed) not in done for density, method in _grid(options))
 
 
 def cifar10(options: argparse.Namespace) -> Tables:
@@ -248,6 +251,7 @@ def _priced_run(
 
 _TABLES: dict[str, Callable[[argparse.Namespace], Tables]] = {
     "mnist": mnist,
+    "lenet5": partial(mnist, network="lenet5", setting=LENET5),
     "cifar10": cifar10,
     "any_k": any_k,
     "learned_k": learned_k,
@@ -262,7 +266,6 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("data"), help="folder of the unpacked data sets")
     parser.add_argument("--out", type=Path, required=True, help="JSON file of the runs")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--networks", nargs="+", default=["lenet_300_100", "lenet5"])
     parser.add_argument("--densities", type=float, nargs="+", default=[0.05, 0.1, 0.25])
     parser.add_argument("--patterns", nargs="+", default=["2:4", "1:4", "kernel 1:2"])
     parser.add_argument("--methods", nargs="+", choices=method_names(), default=list(method_names()))
