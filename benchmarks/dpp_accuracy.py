@@ -122,7 +122,7 @@ def cifar10(options: argparse.Namespace) -> Tables:
 
 def _trained_out() -> MaskMethod:
     """DPP for a network that is trained already."""
-    return DynamicProbabilistic(MaskSchedule(straight_through=False))
+    return DynamicProbabilistic(MaskSchedule(straight_through=False, follow=False))
 
 
 def any_k(options: argparse.Namespace) -> Tables:

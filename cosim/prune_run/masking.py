@@ -133,4 +133,4 @@ def method_of(recipe: PruneRecipe) -> MaskMethod:
 
 def schedule_of(recipe: PruneRecipe) -> MaskSchedule:
     """How masks of DPP are searched for."""
-    return MaskSchedule(straight_through=recipe.straight_through)
+    return MaskSchedule(straight_through=recipe.straight_through, follow=recipe.straight_through)

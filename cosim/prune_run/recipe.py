@@ -102,7 +102,8 @@ class PruneRecipe(BaseModel):
     method: str | None = None
     """Finds the masks: dpp (default), magnitude, gradual, sr_ste, rigl, unstructured."""
     straight_through: bool = True
-    """dpp: weights out of a mask go on learning; better where a network still learns, worse where it is trained out."""
+    """dpp: weights out of a mask go on learning, and masks follow the weights' magnitudes; better where a network still
+    learns, worse where it is trained out."""
     granularity: Literal["weight", "kernel", "filter"] = "weight"
     """Units of a mask: weights of an output, kernels of an output, or whole filters (dpp only; then removed)."""
     k: Count | None = None

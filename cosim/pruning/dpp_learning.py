@@ -9,6 +9,7 @@ layer: ours), times a length that `MaskSchedule` gives as a share of the trainin
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,10 @@ from cosim.pruning.dpp_select import has_kernels
 
 _MEMORY = 0.9
 """Share of the old mean square that stays after a step. Assumption: about ten steps."""
+_HALF_NORMAL_SPREAD = (math.pi / 2 - 1) ** 0.5
+"""Standard deviation over mean of |w| for normal w."""
+_EQUAL = 1e-5
+"""Standard deviation over mean below which norms are equal: rounding of float32."""
 
 
 class _Taught(torch.autograd.Function):
@@ -39,13 +44,28 @@ class _Taught(torch.autograd.Function):
         return None, None
 
 
-def follow(values: Tensor, gain: float, seen: Tensor, logits: Tensor) -> None:
+def follow_weights(values: Tensor, gain: float, seen: Tensor, logits: Tensor) -> None:
     """Φ += gain · |values| / row mean - what was seen of it before, in place; [rows, n] each."""
     if has_kernels(values):
         dpp_kernels.follow_rows(values.contiguous().numpy(), gain, seen.numpy(), logits.detach().numpy())
         return
     size = values.abs()
-    now = size.mul_(gain / size.mean(1, keepdim=True).clamp_min(torch.finfo(size.dtype).tiny))
+    _move(size.mul_(gain / size.mean(1, keepdim=True).clamp_min(torch.finfo(size.dtype).tiny)), seen, logits)
+
+
+def follow_spread(units: Tensor, gain: float, seen: Tensor, logits: Tensor) -> None:
+    """The same for norms of many weights each: Φ spreads in its row as far as `follow_weights` spreads normal weights.
+
+    Norms differ less than weights do: over their mean, noise and steps of Φ would exchange more of them. A row of equal
+    norms gives 0.
+    """
+    norms = units.abs()
+    spread, mean = norms.std(1, correction=0, keepdim=True), norms.mean(1, keepdim=True)
+    scale = torch.where(spread > _EQUAL * mean, gain * _HALF_NORMAL_SPREAD / spread, 0.0)
+    _move((norms - mean) * scale, seen, logits)
+
+
+def _move(now: Tensor, seen: Tensor, logits: Tensor) -> None:
     logits.detach().add_(now - seen)
     seen.copy_(now)
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from cosim.errors import PruningError
 from cosim.pruning.dpp_entropy import entropy_gradient
 from cosim.pruning.dpp_layout import Plan, from_rows, granularity_of, join_tiles, split_tiles, to_rows
-from cosim.pruning.dpp_learning import Learning, follow, masked, taught
+from cosim.pruning.dpp_learning import Learning, follow_spread, follow_weights, masked, taught
 from cosim.pruning.dpp_sampler import Relaxation, Sampling, learns_by_rows, mask_values
 from cosim.pruning.dpp_select import top_k_mask
 
@@ -26,7 +26,7 @@ MAGNITUDE_GAIN = 2.0
 RARELY = 8
 """Every so manieth draw Φ follows the weights, and takes in the entropy penalty (so many times): neither changes much
 from step to step, and each would cost a tenth of a step of LeNet-300-100."""
-_STATE = ("temperature", "noise", "noise_scale", "k", "seed", "draws", "done", "straight_through")
+_STATE = ("temperature", "noise", "noise_scale", "k", "seed", "draws", "done", "straight_through", "follows")
 """Attributes that the next draws and steps hang on."""
 _GOLDEN = 0x9E3779B97F4A7C15
 
@@ -58,7 +58,8 @@ class KofNMask(nn.Module):
     seed : int
         Of Φ (`init="random"`) and of the Gumbel noise, together with `layer`.
     init : "magnitude" or "random"
-        Φ = 2·|W| / row mean, which goes on following the weights while they learn; or the paper's normal draws.
+        Φ = 2·|W| / row mean (norms of kernels and filters: of mean 0 and as wide as that is for normal weights), which
+        goes on following the weights while they learn; or the paper's normal draws.
     relaxation : "score_order", "index_order" or "exact_marginals"
         See `Sampling`.
     layer : str
@@ -75,6 +76,8 @@ class KofNMask(nn.Module):
     straight_through : bool
         Do weights that are not kept learn too, as if they were? They come and go with what they have learned then
         (as in SR-STE, arXiv 2102.04010); the paper's do not.
+    follows : bool
+        Does Φ of a warm start go on following the weights while they learn?
     """
 
     def __init__(
@@ -93,7 +96,8 @@ class KofNMask(nn.Module):
         self.plan, self.layer, self.relaxation, self.shape = plan, layer, relaxation, weight.shape
         self.temperature, self.noise, self.noise_scale = START_TEMPERATURE, 1.0, 1.0
         self.k = plan.k
-        self.share, self.learning, self.done, self.straight_through = None, Learning(), 0.0, True
+        self.share, self.learning, self.done = None, Learning(), 0.0
+        self.straight_through, self.follows = True, True
         self.seed, self.draws = _seed_of(seed, layer, "noise"), 0
         units = to_rows(weight.detach(), plan)
         cold = init == "random"
@@ -137,10 +141,11 @@ class KofNMask(nn.Module):
 
     @torch.no_grad()
     def _follow(self, weight: Tensor) -> None:
-        """Move Φ by how far 2·|W| / tile mean has moved; settled rows stay."""
+        """Move Φ by how far 2·|W| / tile mean (norms: standardized) has moved; settled rows stay."""
         if self.seen is None:
             return
         units = to_rows(weight.detach(), self.plan)
+        follow = follow_weights if granularity_of(self.plan) == "weight" else follow_spread
         if units.shape[1] == self.plan.n and self._settled is None:
             follow(units, MAGNITUDE_GAIN, self.seen, self.logits)
             return
@@ -199,7 +204,7 @@ class KofNMask(nn.Module):
     def forward(self, weight: Tensor) -> Tensor:
         searching, is_filter = self.training and self._fixed is None, granularity_of(self.plan) == "filter"
         if searching:
-            if self.draws % RARELY == 1:
+            if self.follows and self.draws % RARELY == 1:
                 self._follow(weight)
             if granularity_of(self.plan) == "weight":
                 return from_rows(self._draw(to_rows(weight, self.plan)), self.shape, self.plan)

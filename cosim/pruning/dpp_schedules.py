@@ -57,6 +57,9 @@ class MaskSchedule:
     """Weights out of the mask go on learning, as if they were in it (`KofNMask.straight_through`). Suits networks that
     still learn (LeNet-300-100 after 3 epochs, 5 % density: 97.8 against 97.1 %), not trained ones (ResNet-20, half of
     the kernels: docs/pruning.md), whose weights have had their time to compete."""
+    follow: bool = True
+    """Φ follows the weights' magnitudes while they learn (`KofNMask.follows`). Without gradients straight through that
+    is unfair: weights in use shrink and grow, those out of use stand still."""
     entropy: float = 1.0
     """Factor on the paper's weight of the entropy penalty, where Φ makes steps of its own (`travel`)."""
     finish: float = 0.2
@@ -94,7 +97,8 @@ class MaskSchedule:
         share = self.searching(done)
         heat, noise = (start + share * (end - start) for start, end in (self.temperature, self.noise))
         for mask in find_masks(model).values():
-            mask.temperature, mask.noise, mask.straight_through = heat, noise, self.straight_through
+            mask.temperature, mask.noise = heat, noise
+            mask.straight_through, mask.follows = self.straight_through, self.follow
             self._set_step(mask, done)
             if self.k_start is not None:
                 mask.set_k(self.k_of(mask, done))

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from cosim.pruning.dpp import KofNMask, attach_masks, entropy_penalty, find_masks
-from cosim.pruning.dpp_learning import follow
+from cosim.pruning.dpp_learning import follow_spread, follow_weights
 from cosim.pruning.dpp_schedules import MaskSchedule
 from cosim.pruning.plan import FilterPlan, MaskPlan
 from tests.cosim.dpp_cases import kernels, one_thread, weights  # noqa: F401  a fixture
@@ -135,7 +135,37 @@ def test_the_kernel_and_the_tensor_operations_follow_alike() -> None:
     values[3] = 0.0
     by_kernel = [random(5, 40, seed=1), random(5, 40, seed=2)]
     by_tensors = [tensor.half() for tensor in by_kernel]
-    follow(values, 2.0, *by_kernel)
-    follow(values.half(), 2.0, *by_tensors)
+    follow_weights(values, 2.0, *by_kernel)
+    follow_weights(values.half(), 2.0, *by_tensors)
     for one, other in zip(by_kernel, by_tensors, strict=True):
         torch.testing.assert_close(one, other.float(), rtol=5e-3, atol=5e-3)
+
+
+def test_norms_spread_as_far_as_normal_weights_do_however_alike_they_are() -> None:
+    normal, norms = random(4, 50_000), 10.0 + 0.1 * random(4, 50_000, seed=1)
+    spreads = []
+    for follow, values in ((follow_weights, normal), (follow_spread, norms)):
+        seen, logits = torch.zeros_like(values), torch.zeros_like(values)
+        follow(values, 2.0, seen, logits)
+        spreads.append(logits.std(1))
+    torch.testing.assert_close(*spreads, rtol=0.02, atol=0.0)
+
+
+def test_equal_norms_start_equal() -> None:
+    for weight, plan in (
+        (torch.full((4, 6, 3, 3), 0.1), kernels(2, 6)),
+        (torch.full((4, 6, 3, 3), 0.1), FilterPlan(k=2, n=4)),
+    ):
+        assert not KofNMask(weight, plan).logits.any()
+
+
+@pytest.mark.parametrize("plan", PLANS)
+def test_a_mask_that_does_not_follow_stays_where_it_started(plan: MaskPlan | FilterPlan) -> None:
+    mask = KofNMask(random(*SHAPE), plan)
+    start = mask.logits.detach().clone()
+    mask.follows = False
+    mask(random(*SHAPE, seed=3))
+    assert torch.equal(mask.logits.detach(), start)
+    mask.follows, mask.draws = True, 1
+    mask(random(*SHAPE, seed=3))
+    assert not torch.equal(mask.logits.detach(), start)
