@@ -20,6 +20,7 @@ from cosim.errors import PruningError
 from cosim.extract import extract_workload
 from cosim.pruning.apply import plan_of_groups, prunable_groups, remove_filters
 from cosim.pruning.coupling import ChannelGroup
+from cosim.pruning.plan import PruningPlan
 
 Slopes = Mapping[str, Mapping[int, int]]
 """Field of a layer -> number of a group -> what the field loses with each of its channels."""
@@ -67,7 +68,11 @@ class NetworkShapes:
 
 
 def network_shapes(
-    name: str, model: nn.Module, example: Tensor | tuple[Any, ...], groups: Sequence[ChannelGroup]
+    name: str,
+    model: nn.Module,
+    example: Tensor | tuple[Any, ...],
+    groups: Sequence[ChannelGroup],
+    bits: PruningPlan | None = None,
 ) -> NetworkShapes:
     """Read the slopes of every layer.
 
@@ -75,6 +80,8 @@ def network_shapes(
     ----------
     groups
         All groups of the network (`trace_channel_groups`).
+    bits
+        A plan whose weight and activation bits the layers have; None: 8.
 
     Raises
     ------
@@ -86,7 +93,7 @@ def network_shapes(
 
     def workload(widths: Mapping[str, int]) -> Workload:
         plan = plan_of_groups(name, groups, widths)
-        return extract_workload(remove_filters(shapes, example, plan, groups, verify=False), example, name)
+        return extract_workload(remove_filters(shapes, example, plan, groups, verify=False), example, name, bits)
 
     dense = workload({})
     slopes: list[dict[str, dict[int, int]]] = [{} for _ in dense.layers]

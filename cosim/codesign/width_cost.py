@@ -14,6 +14,7 @@ from cosim.codesign.plan_shapes import NetworkShapes, network_shapes
 from cosim.errors import PruningError
 from cosim.pruning.counting import Cost, Widths
 from cosim.pruning.coupling import ChannelGroup
+from cosim.pruning.plan import PruningPlan
 
 Quantity = Literal["energy_pj", "latency_cycles"]
 
@@ -25,6 +26,7 @@ def hardware_cost(
     groups: Sequence[ChannelGroup],
     network: str,
     quantity: Quantity = "energy_pj",
+    bits: PruningPlan | None = None,
 ) -> Cost:
     """Energy or latency of one inference as a function of the widths, equal to simulating the removed network.
 
@@ -37,6 +39,7 @@ def hardware_cost(
     groups : of `trace_channel_groups(model, example)`
     network : name for messages
     quantity : "energy_pj" or "latency_cycles"
+    bits : a plan whose weight and activation bits the layers have; None: 8
 
     Returns
     -------
@@ -53,7 +56,7 @@ def hardware_cost(
     """
     if quantity not in ("energy_pj", "latency_cycles"):
         raise PruningError(f'quantity = "{quantity}" is not known; use "energy_pj" or "latency_cycles"')
-    return _WidthCost(accelerator, network_shapes(network, model, example, groups), quantity)
+    return _WidthCost(accelerator, network_shapes(network, model, example, groups, bits), quantity)
 
 
 class _WidthCost:

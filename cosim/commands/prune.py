@@ -57,6 +57,7 @@ def run_prune_command(recipe: PruneRecipe, places: Places, console: Console) -> 
     if places.weights is not None:
         _measure(recipe, places, data, console)
         return
+    data = training_data(recipe, data)
     console.print(f"{recipe.network} on {data.summary}", markup=False, highlight=False, soft_wrap=True)
     device = find_device(recipe)
     base = check_run(recipe, data)
@@ -66,7 +67,7 @@ def run_prune_command(recipe: PruneRecipe, places: Places, console: Console) -> 
         results = read_json(folder.path / RESULTS)
     else:
         with _Screen(console) as screen:
-            run = Run(recipe, training_data(recipe, data), device, folder, screen.show)
+            run = Run(recipe, data, device, folder, screen.show)
             outcome = run_recipe(run, base)
             write_network(run, outcome)
             results = describe(run, outcome)

@@ -86,4 +86,5 @@ def training_data(recipe: PruneRecipe, data: Dataset) -> Dataset:
     """The data set, with the validation images among those to train on where the recipe says so."""
     if not recipe.all_images:
         return data
-    return replace(data, train=data.train.joined(data.validation))
+    note = "; ".join(filter(None, (data.note, "validation images are trained on too")))
+    return replace(data, train=data.train.joined(data.validation), note=note)

@@ -59,9 +59,19 @@ def find_budgets(
         if limit is not None and recipe.accelerator is not None:
             machine = load_accelerator(recipe.accelerator)
             unit = 1e9 if name == "energy_mj" else 1e3 * machine.clock_mhz
-            cost = hardware_cost(machine, model, example, groups, recipe.network, quantity)
+            cost = hardware_cost(machine, model, example, groups, recipe.network, quantity, with_bits(recipe, model))
             found.append(Budget(name, limit, _divided(cost, unit)))
     return found
+
+
+def with_bits(recipe: PruneRecipe, model: nn.Module, plan: PruningPlan | None = None) -> PruningPlan:
+    """A plan, or that of the dense network, with the recipe's bits in all layers."""
+    plan = PruningPlan(network=recipe.network) if plan is None else plan
+    asked = {"weight_bits": recipe.weight_bits, "activation_bits": recipe.activation_bits}
+    bits = {name: value for name, value in asked.items() if value is not None}
+    sized = [name for name, module in model.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+    layers = {name: plan[name].model_copy(update=bits) for name in (sized if bits else ())}
+    return plan.model_copy(update={"layers": {**plan.layers, **layers}})
 
 
 def _divided(cost: Cost, unit: float) -> Cost:

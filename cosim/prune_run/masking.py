@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor, nn
 
 from cosim.errors import PruningError
-from cosim.prune_run.choosing import STREAMS, matching
+from cosim.prune_run.choosing import STREAMS, matching, with_bits
 from cosim.prune_run.recipe import PruneRecipe
 from cosim.pruning.apply import prunable_groups
 from cosim.pruning.coupling import ChannelGroup
@@ -41,11 +41,7 @@ def planned(recipe: PruneRecipe, plan: PruningPlan, model: nn.Module, groups: Se
             if name not in whole:
                 mask = _mask_plan(recipe, name, module)
                 layers[name] = layers.get(name, LayerPlan()).model_copy(update={"mask": mask})
-    asked = {"weight_bits": recipe.weight_bits, "activation_bits": recipe.activation_bits}
-    bits = {name: value for name, value in asked.items() if value is not None}
-    for name in sizes if bits else ():
-        layers[name] = layers.get(name, LayerPlan()).model_copy(update=bits)
-    return plan.model_copy(update={"layers": layers})
+    return with_bits(recipe, model, plan.model_copy(update={"layers": layers}))
 
 
 def _mask_plan(recipe: PruneRecipe, layer: str, module: nn.Conv2d | nn.Linear) -> MaskPlan:

@@ -65,9 +65,9 @@ class PruneRecipe(BaseModel):
     parameters_cut: Cut | None = None
     """Budget: share of the parameters that goes."""
     latency_ms: Positive | None = None
-    """Budget: latency of one inference on the accelerator, 8 bits."""
+    """Budget: latency of one inference on the accelerator, before masks."""
     energy_mj: Positive | None = None
-    """Budget: energy of one inference on the accelerator, 8 bits."""
+    """Budget: energy of one inference on the accelerator, before masks."""
     accelerator: str | None = None
     """Library name or YAML file: prices the result, and what budgets of latency and energy are of."""
     selection: Literal["worth", "global", "uniform", "local"] = "worth"
@@ -180,10 +180,6 @@ class PruneRecipe(BaseModel):
         self._check_masks()
         if (self.latency_ms or self.energy_mj) and self.accelerator is None:
             raise ValueError("budgets of latency and energy need the accelerator that they are of: give --accelerator")
-        if (self.latency_ms or self.energy_mj) and {self.weight_bits, self.activation_bits} - {None, 8}:
-            raise ValueError(
-                "budgets of latency and energy are of 8 bits; leave --weight-bits and --activation-bits out"
-            )
         if self.measured and not (self.budgeted and self.selection in ("worth", "global")):
             raise ValueError(
                 "--normalisation measured compares groups, for budgets with --selection worth or global; leave it out"

@@ -76,7 +76,6 @@ TOGETHER: dict[str, tuple[dict[str, Any], str]] = {
     "straight rigl": ({"density": 0.5, "straight_through": False, "method": "rigl"}, "--no-straight-through"),
     "kernels by rigl": ({"density": 0.5, "granularity": "kernel", "method": "rigl"}, "--granularity weight"),
     "energy of nothing": ({"energy_mj": 1.0}, "--accelerator"),
-    "energy of 4 bits": ({"energy_mj": 1.0, "accelerator": "edge_os_16x16", "weight_bits": 4}, "of 8 bits"),
     "steps in one": ({"keep": 0.5, "schedule": "layerwise", "steps": 3}, "--steps belongs to"),
     "cut all": ({"macs_cut": 1.0}, "--macs-cut 1.0"),
     "criterion": ({"keep": 0.5, "criterion": "l3"}, "--criterion 'l3' is none of"),

@@ -45,6 +45,15 @@ def test_an_energy_budget_is_met_by_the_simulated_network(weights: Path, tmp_pat
     assert 0.0035e9 < results["pruned"]["energy_pj"] <= 0.004e9 < results["dense"]["energy_pj"]
 
 
+def test_an_energy_budget_counts_the_bits(weights: Path, tmp_path: Path) -> None:
+    """Where bits are fewer, more channels stay under the same budget."""
+    budget = (*PRUNE, "--from", weights, "-a", "edge_os_16x16", "--energy-mj", "0.004", "--epochs", "0")
+    eight = pruned(tmp_path / "eight", *budget)
+    four = pruned(tmp_path / "four", *budget, "--weight-bits", "4", "--activation-bits", "4")
+    assert 0.0035e9 < four["pruned"]["energy_pj"] <= 0.004e9
+    assert four["pruned"]["macs"] > 1.1 * eight["pruned"]["macs"]
+
+
 def test_a_latency_budget_is_met_by_the_simulated_network(weights: Path, tmp_path: Path) -> None:
     budget = ("-a", "edge_os_16x16", "--latency-ms", "0.02", "--epochs", "0")
     results = pruned(tmp_path / "run", *PRUNE, "--from", weights, *budget)
@@ -96,9 +105,12 @@ def test_a_recipe_keeps_shares_by_pattern(weights: Path, tmp_path: Path) -> None
 
 
 def test_all_images_train_and_validation_accuracy_is_left_out(weights: Path, tmp_path: Path) -> None:
-    results = pruned(tmp_path / "run", *PRUNE, "--from", weights, "--keep", "0.5", "--all-images", "--epochs", "0")
+    out = tmp_path / "run"
+    ended = run_cli(*PRUNE, "--from", weights, "--keep", "0.5", "--all-images", "--epochs", "0", "--out", out)
+    results = json.loads((out / "results.json").read_text())
     assert set(results["accuracy"]["dense"]) == {"test"}
     assert "validation_accuracy" not in results["pruned"]
+    assert "validation images are trained on too" in ended.out
 
 
 # schedules

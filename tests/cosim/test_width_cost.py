@@ -11,6 +11,7 @@ from cosim.codesign.width_cost import Quantity, hardware_cost
 from cosim.errors import PruningError
 from cosim.pruning.apply import plan_of_groups
 from cosim.pruning.coupling import ChannelGroup, trace_channel_groups
+from cosim.pruning.plan import LayerPlan, PruningPlan
 
 EXAMPLE = torch.zeros(1, 3, 8, 8)
 WIDTHS: tuple[dict[str, int], ...] = ({}, {"one": 7}, {"stem": 5, "one": 19, "hidden": 1})
@@ -42,15 +43,25 @@ def groups(network: Small) -> list[ChannelGroup]:
     return trace_channel_groups(network, EXAMPLE)
 
 
+NARROW = PruningPlan(
+    network="small",
+    layers={name: LayerPlan(weight_bits=4, activation_bits=bits) for name, bits in (("one", 4), ("hidden", None))},
+)
+
+
 @pytest.mark.parametrize("quantity", ["energy_pj", "latency_cycles"])
+@pytest.mark.parametrize("bits", [None, NARROW])
 @pytest.mark.parametrize("name", ["edge_os_16x16", "tpu_like_128x128"])  # the second keeps outputs on chip
 def test_costs_are_those_of_the_network_that_is_made(
-    network: Small, groups: list[ChannelGroup], name: str, quantity: Quantity
+    network: Small, groups: list[ChannelGroup], name: str, quantity: Quantity, bits: PruningPlan | None
 ) -> None:
     accelerator = load_accelerator(name)
-    cost = hardware_cost(accelerator, network, EXAMPLE, groups, "small", quantity)
+    cost = hardware_cost(accelerator, network, EXAMPLE, groups, "small", quantity, bits)
     for widths in WIDTHS:
-        made = extract_plan(plan_of_groups("small", groups, widths), network, EXAMPLE, groups)
+        plan = plan_of_groups("small", groups, widths)
+        for layer, other in bits.layers.items() if bits else ():
+            plan.layers[layer] = other.model_copy(update={"filters": plan[layer].filters})
+        made = extract_plan(plan, network, EXAMPLE, groups)
         assert cost(widths) == pytest.approx(float(getattr(simulate(accelerator, *made), quantity)), rel=1e-12)
 
 
