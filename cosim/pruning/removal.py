@@ -247,7 +247,8 @@ def _zeroed(model: nn.Module, places: Places) -> dict[str, Tensor]:
 
 
 def _outputs(model: nn.Module, inputs: tuple[Any, ...]) -> list[Tensor]:
-    with torch.no_grad():
+    """Without TF32, in which GPUs convolve by default: its rounding is above what is allowed."""
+    with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         outputs = model.eval()(*inputs)
     return flat_outputs(outputs)
 
