@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import torch
@@ -115,7 +115,7 @@ def measured() -> dict[str, float]:
     for peer, images in SLOW_IMAGES.items():
         few = [batches[0][:images]]
         share = sum(map(len, batches)) / images
-        found[peer] = share * seconds(lambda peer=peer, few=few: peers[peer](network, layers, few), 1)
+        found[peer] = share * seconds(partial(peers[peer], network, layers, few), 1)
     stopped = measure_scores(network, batches, layers, options=ScoreOptions(stable=STABLE))
     found["stopped_images"] = next(iter(stopped.values())).samples
     return found

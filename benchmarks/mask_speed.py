@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 from numba import njit
@@ -71,7 +72,7 @@ def mask_pass() -> list[Row]:
     masks, layers = random_masks(), weight_layers()
     arrays = {name: library_array(name) for name in ACCELERATORS}
     shapes = [matrix_shape(layer) for layer in layers]
-    seconds = {name: fastest(lambda array=array: _run(array, shapes, masks), 5) for name, array in arrays.items()}
+    seconds = {name: fastest(partial(_run, array, shapes, masks), 5) for name, array in arrays.items()}
     note = ", ".join(f"{name} {value * 1e3:.1f} ms" for name, value in seconds.items())
     return [Row(name="mask_exact_resnet50_s", value=max(seconds.values()), unit="s", note=f"1 thread; {note}")]
 
@@ -81,7 +82,7 @@ def mask_counts() -> list[Row]:
     """Set bits of every row, column and 16 x 16 tile."""
     masks = random_masks()
     counters = (row_counts, column_counts, lambda mask: tile_counts(mask, TILE, TILE))
-    seconds = [fastest(lambda count=count: [count(mask) for mask in masks]) for count in counters]
+    seconds = [fastest(partial(lambda count: [count(mask) for mask in masks], count)) for count in counters]
     note = ", ".join(f"{name} {s * 1e3:.2f} ms" for name, s in zip(("rows", "columns", "tiles"), seconds, strict=True))
     return [Row(name="mask_counts_resnet50_s", value=sum(seconds), unit="s", note=note)]
 

@@ -67,7 +67,7 @@ def three_masks(name: str, network: nn.Module, workload: Workload) -> Iterator[M
         yield Masks(title, kept, weight_structures(plan))
     free = {}
     for n, (k, _) in rows.items():
-        size = network.get_submodule(n).weight.detach().abs()
+        size = network.get_parameter(f"{n}.weight").detach().abs()
         threshold = size.flatten().topk(k * len(size)).values[-1]
         free[n] = weight_mask((size >= threshold).numpy(), layers[n])
     yield Masks("unstructured", free, {})

@@ -113,7 +113,7 @@ def keep_means(dense: nn.Module, pruned: nn.Module, points: Tensor) -> nn.Module
         if isinstance(old, nn.Linear) and isinstance(new, nn.Linear):
             columns = old.weight[:, kept]
             kept = torch.stack([(columns - row).abs().sum(dim=1).argmin() for row in new.weight])
-            new.bias += (old(before).mean(dim=0)[kept]) - new(after).mean(dim=0)
+            new.bias.add_(old(before).mean(dim=0)[kept] - new(after).mean(dim=0))
         before, after = old(before), new(after)
     return pruned
 
