@@ -66,8 +66,8 @@ CIFAR10 = Setting("cifar10", 0, 3, 0.02, "sgd", 128, 1e-4, augment=True, precisi
 """Distilled from the given network, which saw five times the images at hand."""
 
 
-RELEASED = Setting("mnist", 3, 97, 1e-3, "adam", 64, 0.0, augment=False, precision="bfloat16")
-"""LeNet-5; Adam, rate, batch and 100 epochs are the authors' (arXiv 2105.12686); 3 of them dense are ours."""
+RELEASED = replace(LENET5, epochs=20, lr=1e-3)
+"""Adam, rate and batch are the authors' (arXiv 2105.12686), who train 100 epochs (here 98.77 % after 3 + 97)."""
 _TILED = "two tiles, 8 bit"
 ANY_K_EPOCHS = 7
 """Of the one training for all k: 1.4 times those of a training for one."""
