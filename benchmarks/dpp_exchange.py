@@ -27,6 +27,7 @@ from benchmarks.dpp_tables import Data, conv_plans, trained
 from cosim.data import Split, load_dataset
 from cosim.networks import build_network
 from cosim.networks.weights import load_weights
+from cosim.prune_run.measuring import logits_divergence
 from cosim.pruning.dpp_layout import magnitude_mask
 from cosim.pruning.dpp_schedules import MaskSchedule
 from cosim.pruning.mask_methods import DynamicProbabilistic, MaskMethod, build_method
@@ -34,8 +35,6 @@ from cosim.pruning.plan import MaskPlan
 from cosim.training import predict, recalibrate_batchnorm
 
 SETTING = replace(CIFAR10, epochs=2)
-IMAGES = 2000
-"""To recalibrate with."""
 SAMPLES = 512
 """Images of the Fisher information, whose gradients are taken one by one."""
 TRAINED: Mapping[str, Callable[[], MaskMethod]] = {
@@ -64,25 +63,24 @@ def removal_costs(model: nn.Module, layers: Mapping[str, nn.Conv2d], images: Spl
 
 
 class Judge:
-    """The dense network's outputs on held-out images."""
+    """Compares networks with the dense one on images that they are not trained on."""
 
-    def __init__(self, model: nn.Module, images: Split) -> None:
-        self.images, self.expected = images, predict(model, images)
+    def __init__(self, model: nn.Module, train: Split, images: Split) -> None:
+        self.train, self.images, self.expected = train, images, predict(model, images)
 
     def __call__(self, network: nn.Module) -> tuple[float, float]:
-        """(divergence from the dense network in nat an image, share of images of the same class)."""
+        """Recalibrated in place: (divergence from the dense outputs, nat an image; share of equal classes)."""
+        recalibrate_batchnorm(network, self.train, augmentation=SETTING.recipe(0).augmentation)
         found = predict(network, self.images)
-        target = self.expected.log_softmax(1)
-        divergence = functional.kl_div(found.log_softmax(1), target, reduction="batchmean", log_target=True)
-        return float(divergence), float((found.argmax(1) == self.expected.argmax(1)).float().mean())
+        same = found.argmax(1) == self.expected.argmax(1)
+        return logits_divergence(found, self.expected), float(same.float().mean())
 
 
-def masked(model: nn.Module, masks: Masks, train: Split) -> nn.Module:
-    """A copy with the masks on it, recalibrated."""
+def masked(model: nn.Module, masks: Masks) -> nn.Module:
+    """A copy with the masks on it."""
     network = copy.deepcopy(model)
     for name, mask in masks.items():
-        network.get_submodule(name).weight.data.mul_(mask)  # type: ignore[operator]
-    recalibrate_batchnorm(network, train.part(slice(0, IMAGES)), augmentation=SETTING.recipe(0).augmentation)
+        network.get_parameter(f"{name}.weight").data.mul_(mask)
     return network
 
 
@@ -99,13 +97,12 @@ def rows_of(pattern: str, model: nn.Module, data: Data, judge: Judge) -> list[tu
     by_size = {name: magnitude_mask(layer.weight.detach(), plans[name]) for name, layer in layers.items()}
     by_cost = {name: magnitude_mask(costs[name], plans[name]) for name in layers}
     rows = [
-        (f"{label}, no training", exchanged(masks, by_size), *judge(masked(model, masks, data.train)))
+        (f"{label}, no training", exchanged(masks, by_size), *judge(masked(model, masks)))
         for label, masks in (("magnitude", by_size), ("Fisher information", by_cost))
     ]
     for label, make in TRAINED.items():
         network = copy.deepcopy(model)
         masks = trained(network, make(), plans, data, SETTING, 0)
-        recalibrate_batchnorm(network, data.train, augmentation=SETTING.recipe(0).augmentation)
         rows.append((label, exchanged(masks, by_size), *judge(network)))
         print(pattern, *rows[-1], flush=True)
     return rows
@@ -120,7 +117,7 @@ def main() -> None:
     torch.set_num_threads(1)
     found = load_dataset("cifar10", root=options.data)
     model = load_weights(build_network("resnet20_cifar"), options.data / "weights" / "resnet20_cifar10.pt").eval()
-    data, judge = Data(found.train, found.test), Judge(model, found.validation)
+    data, judge = Data(found.train, found.test), Judge(model, found.train, found.validation)
     table = Table("pattern", "masks", "exchanged, %", "divergence, nat", "same class, %")
     for pattern in options.patterns:
         for label, share, divergence, same in rows_of(pattern, model, data, judge):

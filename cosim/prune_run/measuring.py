@@ -24,7 +24,12 @@ def divergence(model: nn.Module, sure: Tensor, split: Split, augmentation: Augme
     On images on which its batch normalisation is recalibrated first (augmented as in its training), in place.
     """
     recalibrate_batchnorm(model, split, augmentation=augmentation)
-    own, dense = predict(model, split).log_softmax(1), sure.log_softmax(1)
+    return logits_divergence(predict(model, split), sure)
+
+
+def logits_divergence(found: Tensor, sure: Tensor) -> float:
+    """Mean Kullback-Leibler divergence (nats) of logits [N, classes] from given ones."""
+    own, dense = found.log_softmax(1), sure.log_softmax(1)
     return float((dense.exp() * (dense - own)).sum(1).mean())
 
 

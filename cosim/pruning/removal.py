@@ -247,8 +247,7 @@ def _zeroed(model: nn.Module, places: Places) -> dict[str, Tensor]:
 
 
 def _outputs(model: nn.Module, inputs: tuple[Any, ...]) -> list[Tensor]:
-    """Without TF32, in which GPUs convolve by default: its rounding is above what is allowed."""
-    with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+    with torch.no_grad():
         outputs = model.eval()(*inputs)
     return flat_outputs(outputs)
 
