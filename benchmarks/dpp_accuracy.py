@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import argparse
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache, partial
 from itertools import product
@@ -28,6 +28,7 @@ from rich.console import Console
 from torch import nn
 
 from accel_models import KofN, Workload, load_accelerator, simulate
+from benchmarks.dpp_released import released
 from benchmarks.dpp_tables import (
     Data,
     Setting,
@@ -46,12 +47,10 @@ from cosim.networks import build_network
 from cosim.networks.weights import load_weights
 from cosim.pruning.any_k import AnyK, at_share
 from cosim.pruning.dpp import attach_masks, freeze_masks
-from cosim.pruning.dpp_layout import Plan
 from cosim.pruning.dpp_schedules import MaskSchedule
 from cosim.pruning.learned_k import BudgetedMasks
 from cosim.pruning.mask_methods import DynamicProbabilistic, MaskMethod, build_method, method_names
 from cosim.pruning.plan import MaskPlan
-from cosim.pruning.quantize import attach_quantizers, freeze_quantizers
 from cosim.training import evaluate, fit
 
 DENSE = "dense"
@@ -64,11 +63,6 @@ LENET5 = replace(MNIST, precision="bfloat16")
 """Twice as fast as float32 where the processor multiplies bfloat16."""
 CIFAR10 = Setting("cifar10", 0, 3, 0.02, "sgd", 128, 1e-4, augment=True, precision="bfloat16", distill=True)
 """Distilled from the given network, which saw five times the images at hand."""
-
-
-RELEASED = replace(LENET5, epochs=20, lr=1e-3)
-"""Adam, rate and batch are the authors' (arXiv 2105.12686), who train 100 epochs (here 98.77 % after 3 + 97)."""
-_TILED = "two tiles, 8 bit"
 ANY_K_EPOCHS = 7
 """Of the one training for all k: 1.4 times those of a training for one."""
 
@@ -152,50 +146,6 @@ def _any_k_run(warm: nn.Module, densities: list[float], data: Data, seed: int) -
         freeze_masks(single)
         found[str(density)] = evaluate(single, data.test)
     return {"test_accuracy": found}
-
-
-class EightBit(DynamicProbabilistic):
-    """DPP with 8-bit weights in every layer, from the first step."""
-
-    def attach(self, model: nn.Module, plans: Mapping[str, Plan], *, seed: int) -> None:
-        super().attach(model, plans, seed=seed)
-        attach_quantizers(model, dict.fromkeys(row_plans(model, 1.0), 8))
-
-    def finish(self, model: nn.Module) -> dict[str, torch.Tensor]:
-        masks = super().finish(model)
-        freeze_quantizers(model)
-        return masks
-
-
-def _released_plans() -> dict[str, dict[str, MaskPlan]]:
-    """Readings of the names of the authors' checkpoints (github lizethgo/DPP_sparse).
-
-    "conv k=20,20; fc 10-of-n": 20 weights of each output map, or all 20 kernels. "kernels 5 per tile; fc 25 per tile",
-    two tiles, 8 bit: kernel masks have no tiles here, so 10 of all 20.
-    """
-    of = partial(MaskPlan, granularity="weight")
-    rows = {"fc1": of(k=10, n=800), "fc2": of(k=10, n=500)}
-    return {
-        "20 kernels, 10 of n": rows,
-        _TILED: {
-            "conv2": MaskPlan(granularity="kernel", k=10, n=20),
-            "fc1": of(k=25, n=400),
-            "fc2": of(k=25, n=250),
-        },
-        "20 weights, 10 of n": {"conv1": of(k=20, n=25), "conv2": of(k=20, n=500), **rows},
-    }
-
-
-def released(options: argparse.Namespace) -> Tables:
-    """LeNet-5 with the masks of the authors' released checkpoints."""
-    data, tables = load("mnist", options.data), Tables(options.out, RELEASED)
-    for seed in options.seeds:
-        warm = build_network("lenet5", seed)
-        fit(warm, data.train, RELEASED.recipe(RELEASED.dense_epochs), seed=seed)
-        for label, plans in _released_plans().items():
-            run = masked_run(warm, EightBit if label == _TILED else DynamicProbabilistic, plans, data, RELEASED, seed)
-            tables.add({"network": "lenet5", "method": "dpp", "target": label, "seed": seed}, run)
-    return tables
 
 
 def learned_k(options: argparse.Namespace) -> Tables:
