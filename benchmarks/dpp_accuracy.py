@@ -3,6 +3,7 @@
     python -m benchmarks.dpp_accuracy mnist --data data --out dpp_mnist.json --seeds 0 1 2
     python -m benchmarks.dpp_accuracy lenet5 --data data --out dpp_lenet5.json --seeds 0 1 2
     python -m benchmarks.dpp_accuracy cifar10 --data data --out dpp_cifar10.json
+    python -m benchmarks.dpp_accuracy cifar10 --data data --out dpp_cifar10.json --refit --methods dpp magnitude
     python -m benchmarks.dpp_accuracy any_k --data data --out dpp_any_k.json
     python -m benchmarks.dpp_accuracy learned_k --data data --out dpp_learned_k.json
     python -m benchmarks.dpp_accuracy released --data data --out dpp_released.json
@@ -63,6 +64,8 @@ LENET5 = replace(MNIST, precision="bfloat16")
 """Twice as fast as float32 where the processor multiplies bfloat16."""
 CIFAR10 = Setting("cifar10", 0, 3, 0.02, "sgd", 128, 1e-4, augment=True, precision="bfloat16", distill=True)
 """Distilled from the given network, which saw five times the images at hand."""
+FIT_IMAGES = 256
+"""Images that refitted weights are fitted to."""
 ANY_K_EPOCHS = 7
 """Of the one training for all k: 1.4 times those of a training for one."""
 
@@ -106,11 +109,12 @@ def cifar10(options: argparse.Namespace) -> Tables:
         tables.add(
             {"method": DENSE, "target": "dense", "seed": seed}, dense_run(model, data, CIFAR10, CIFAR10.epochs, seed)
         )
-        for pattern in options.patterns:
-            for method in options.methods:
-                make = _trained_out if method == "dpp" else partial(build_method, method)
-                run = masked_run(model, make, conv_plans(model, pattern), data, CIFAR10, seed)
-                tables.add({"method": method, "target": pattern, "seed": seed}, run)
+        images = data.train.batch(slice(0, FIT_IMAGES)) if options.refit else None
+        for pattern, method in product(options.patterns, options.methods):
+            make = _trained_out if method == "dpp" else partial(build_method, method)
+            run = masked_run(model, make, conv_plans(model, pattern), data, CIFAR10, seed, images)
+            label = f"{method}, refitted" if options.refit else method
+            tables.add({"method": label, "target": pattern, "seed": seed}, run)
     return tables
 
 
@@ -218,6 +222,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--densities", type=float, nargs="+", default=[0.05, 0.1, 0.25])
     parser.add_argument("--patterns", nargs="+", default=["2:4", "1:4", "kernel 1:2"])
+    parser.add_argument("--refit", action="store_true", help="cifar10: from refitted weights (cosim.pruning.refit)")
     parser.add_argument("--methods", nargs="+", choices=method_names(), default=list(method_names()))
     parser.add_argument("--accelerators", nargs="+", default=["row_gather", "sparten"], help="of learned_k")
     options = parser.parse_args()

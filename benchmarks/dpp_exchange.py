@@ -14,6 +14,7 @@ import copy
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -22,7 +23,7 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.nn import functional
 
-from benchmarks.dpp_accuracy import CIFAR10
+from benchmarks.dpp_accuracy import CIFAR10, FIT_IMAGES
 from benchmarks.dpp_tables import Data, conv_plans, trained
 from cosim.data import Split, load_dataset
 from cosim.networks import build_network
@@ -32,6 +33,7 @@ from cosim.pruning.dpp_layout import magnitude_mask
 from cosim.pruning.dpp_schedules import MaskSchedule
 from cosim.pruning.mask_methods import DynamicProbabilistic, MaskMethod, build_method
 from cosim.pruning.plan import MaskPlan
+from cosim.pruning.refit import refit
 from cosim.training import predict, recalibrate_batchnorm
 
 SETTING = replace(CIFAR10, epochs=2)
@@ -43,6 +45,8 @@ TRAINED: Mapping[str, Callable[[], MaskMethod]] = {
     "DPP, not straight through": partial(DynamicProbabilistic, MaskSchedule(straight_through=False)),
     "DPP, nor following": partial(DynamicProbabilistic, MaskSchedule(straight_through=False, follow=False)),
 }
+REFITTED = ("magnitude", "DPP, nor following")
+"""Those that are trained from refitted weights too."""
 Masks = dict[str, Tensor]
 
 
@@ -100,9 +104,12 @@ def rows_of(pattern: str, model: nn.Module, data: Data, judge: Judge) -> list[tu
         (f"{label}, no training", exchanged(masks, by_size), *judge(masked(model, masks)))
         for label, masks in (("magnitude", by_size), ("Fisher information", by_cost))
     ]
-    for label, make in TRAINED.items():
+    images, network = data.train.batch(slice(0, FIT_IMAGES)), copy.deepcopy(model)
+    rows.append(("refitted, no training", exchanged(refit(network, plans, images), by_size), *judge(network)))
+    for label, start in [*product(TRAINED, [None]), *product(REFITTED, [images])]:
         network = copy.deepcopy(model)
-        masks = trained(network, make(), plans, data, SETTING, 0)
+        masks = trained(network, TRAINED[label](), plans, data, SETTING, 0, start)
+        label += ", refitted" if start is not None else ""
         rows.append((label, exchanged(masks, by_size), *judge(network)))
         print(pattern, *rows[-1], flush=True)
     return rows

@@ -19,6 +19,7 @@ from cosim.errors import ConfigError
 from cosim.files import read_json, write_json
 from cosim.pruning.mask_methods import MaskMethod
 from cosim.pruning.plan import MaskPlan
+from cosim.pruning.refit import refit
 from cosim.training import FitOptions, Recipe, evaluate, fit, recalibrate_batchnorm
 
 
@@ -129,12 +130,13 @@ def masked_run(
     data: Data,
     setting: Setting,
     seed: int,
+    images: torch.Tensor | None = None,
 ) -> Run:
-    """Train a copy with the masks of a method."""
+    """Train a copy with the masks of a method; with images: from weights that are refitted to them."""
 
     def run() -> dict[str, Any]:
         network = copy.deepcopy(model)
-        masks = trained(network, make(), plans, data, setting, seed)
+        masks = trained(network, make(), plans, data, setting, seed, images)
         kept = sum(int(mask.sum()) for mask in masks.values())
         return {**judged(network, data, setting), "density": kept / sum(mask.numel() for mask in masks.values())}
 
@@ -142,10 +144,18 @@ def masked_run(
 
 
 def trained(
-    network: nn.Module, method: MaskMethod, plans: dict[str, MaskPlan], data: Data, setting: Setting, seed: int
+    network: nn.Module,
+    method: MaskMethod,
+    plans: dict[str, MaskPlan],
+    data: Data,
+    setting: Setting,
+    seed: int,
+    images: torch.Tensor | None = None,
 ) -> dict[str, torch.Tensor]:
-    """Train with the masks of a method, in place, and bake them."""
+    """Train with the masks of a method, in place, and bake them; with images: from refitted weights."""
     options = setting.options(network)
+    if images is not None:
+        refit(network, plans, images)
     method.attach(network, plans, seed=seed)
     on_step = lambda done: method.on_step(network, done)  # noqa: E731
     recipe = setting.recipe(setting.epochs)

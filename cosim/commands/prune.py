@@ -80,14 +80,14 @@ def run_prune_command(recipe: PruneRecipe, places: Places, console: Console) -> 
 
 
 class _Screen:
-    """A progress bar for each training, in epochs."""
+    """A progress bar for each training, in epochs, and for what goes layer by layer."""
 
     def __init__(self, console: Console) -> None:
         self.bars = Bars(
             TextColumn("{task.description:<12}"),
             BarColumn(bar_width=30),
             MofNCompleteColumn(),
-            TextColumn("epochs"),
+            TextColumn("{task.fields[unit]}"),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
@@ -104,7 +104,8 @@ class _Screen:
 
     def show(self, name: str, done: int, total: int) -> None:
         if name not in self.tasks:
-            self.tasks[name] = self.bars.add_task(name, total=total)
+            unit = "layers" if name == "refit" else "epochs"
+            self.tasks[name] = self.bars.add_task(name, total=total, unit=unit)
         self.bars.update(self.tasks[name], completed=done, total=total)
 
 

@@ -19,8 +19,8 @@ _PANELS = {
     "What stays": ("plan", "keep", "macs", "parameters", "latency", "energy", "accelerator", "selection", "criterion",
                    "variant", "by_readers", "normalisation", "min_share", "multiple", "exclude"),
     "Steps": ("schedule", "step", "sensitivity"),
-    "Masks and bits": ("method", "straight_through", "granularity", "k", "n", "density", "weight_bits",
-                       "activation_bits"),
+    "Masks and bits": ("method", "straight_through", "granularity", "k", "n", "density", "refit",
+                       "weight_bits", "activation_bits"),
     "Fine-tuning": ("epochs", "lr", "optimizer", "weight_decay", "distill", "batch_size", "crop", "flip", "precision",
                     "device", "threads"),
 }  # fmt: skip

@@ -64,6 +64,8 @@ def _check_plan(
     try:
         pruned = remove_filters(model, example, plan, groups, verify=False)
         plan = planned(recipe, plan, pruned, groups)
+        if recipe.refit and not mask_plans(plan):
+            raise PruningError("no layer has a mask, which is what --refit fits; leave --refit out")
         attach(pruned, plan, method_of(recipe), mask_plans(plan), seed=recipe.seed)
     except PruningError as error:
         raise ConfigError(f"{asked}{error}") from error

@@ -112,6 +112,9 @@ class PruneRecipe(BaseModel):
     """Units of a tile, with --k; for kernels and filters all that there are."""
     density: Share | None = None
     """Share of each row's units that stay, in place of --k and --n."""
+    refit: bool = False
+    """Start from the masks that cost each layer's output least, with its other weights refitted (from 256 training
+    images); for trained networks, whatever the method."""
     weight_bits: Annotated[int, Field(ge=1, le=32)] | None = None
     """Bits of all weights, 32: as they are; default: those of the plan, where it says nothing 8."""
 
@@ -206,6 +209,10 @@ class PruneRecipe(BaseModel):
             )
         if not self.straight_through and (self.method or "dpp") != "dpp":
             raise ValueError(f"--no-straight-through is of --method dpp, not {self.method}; give one of them")
+        if self.refit and ((not self.masked and self.plan is None) or self.granularity == "filter"):
+            raise ValueError(
+                "--refit is for masks of weights and kernels: --density, --k and --n, or a --plan with them"
+            )
         if self.granularity == "filter" and (self.keep is not None or self.budgeted):
             raise ValueError("--granularity filter says which filters leave, and so do --keep and budgets; give one")
 

@@ -33,12 +33,15 @@ from cosim.pruning.apply import choose_filters, group_filters, remove_filters
 from cosim.pruning.coupling import ChannelGroup
 from cosim.pruning.criteria import ScoreOptions
 from cosim.pruning.plan import LayerPlan, PruningPlan
+from cosim.pruning.refit import refit
 from cosim.training import FitOptions, Recipe, evaluate, fit, recalibrate_batchnorm
 
+FIT_IMAGES = 256
+"""Training images that refitted weights are fitted to."""
 Accuracy = dict[str, float]
 """Split -> accuracy in [0, 1]."""
 Heard = Callable[[str, int, int], None]
-"""Told of the progress: what is trained, epochs that are over, epochs in all."""
+"""Told of the progress: what is trained, epochs (of "refit": layers) that are over, in all."""
 
 
 @dataclass(frozen=True)
@@ -258,6 +261,9 @@ def _recover(run: Run, dense: Trained, removed: Removed) -> Outcome:
     """Masks, bits and fine-tuning on what removal has left."""
     recipe, model = run.recipe, removed.model
     plan, method = planned(recipe, removed.plan, model, dense.groups), method_of(recipe)
+    if recipe.refit:
+        images = drawn(run.data.train, FIT_IMAGES, recipe.seed).batch(slice(None))
+        refit(model, mask_plans(plan), images, told=lambda layer, done, count: run.heard("refit", done, count))
     attach(model, plan, method, mask_plans(plan), seed=recipe.seed)
     accuracy = _untrained(run, model)
     options = run.watch("finetune", recipe.epochs, dense.model if recipe.distill else None)

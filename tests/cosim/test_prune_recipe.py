@@ -74,6 +74,8 @@ TOGETHER: dict[str, tuple[dict[str, Any], str]] = {
     "filters twice": ({"keep": 0.5, "density": 0.5, "granularity": "filter"}, "--granularity filter"),
     "filters by magnitude": ({"density": 0.5, "granularity": "filter", "method": "magnitude"}, "for --method dpp"),
     "straight rigl": ({"density": 0.5, "straight_through": False, "method": "rigl"}, "--no-straight-through"),
+    "refit nothing": ({"keep": 0.5, "refit": True}, "--refit is for masks"),
+    "refit filters": ({"density": 0.5, "granularity": "filter", "refit": True}, "--refit is for masks"),
     "kernels by rigl": ({"density": 0.5, "granularity": "kernel", "method": "rigl"}, "--granularity weight"),
     "energy of nothing": ({"energy_mj": 1.0}, "--accelerator"),
     "steps in one": ({"keep": 0.5, "schedule": "layerwise", "steps": 3}, "--steps belongs to"),
