@@ -13,6 +13,7 @@ All layers are fitted to the inputs that they have in the dense network; whole f
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -24,7 +25,7 @@ from torch.nn.utils import parametrize
 from cosim.errors import PruningError
 from cosim.pruning.dpp_layout import Plan, check_fit
 from cosim.pruning.plan import FilterPlan, MaskPlan
-from cosim.pruning.refit_kernels import thin_rows
+from cosim.pruning.refit_kernels import thin_row
 
 SAMPLES = 20_000
 """Positions of the inputs that covariances are taken of. Assumption: 35 for each weight of a row of 576."""
@@ -199,9 +200,14 @@ def _refit_layer(layer: nn.Conv2d | nn.Linear, plan: MaskPlan, moments: _Moments
     tiles, losses = _tiles(layer, plan, moments, size)
     kept = np.zeros((rows, *tiles.shape), np.bool_)
     mean, inverse = _statistics(layer, moments)
-    for group in range(groups):
-        part = slice(group * rows // groups, (group + 1) * rows // groups)
-        thin_rows(new.numpy()[part], inverse[group].numpy(), size, tiles, losses, kept[part])
+
+    def thin(row: int) -> None:
+        left, of_group = tiles.copy(), inverse[row * groups // rows].numpy().copy()
+        thin_row(new[row].numpy(), of_group, size, left, losses.copy())
+        kept[row] = left >= 0
+
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        list(pool.map(thin, range(rows)))
     if layer.bias is not None:
         lost = (old - new.flatten(1)).reshape(groups, -1, old.shape[1])
         layer.bias.data += torch.einsum("gkn,gn->gk", lost, mean.flatten(1)).flatten().to(layer.bias)

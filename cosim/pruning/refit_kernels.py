@@ -72,12 +72,3 @@ def thin_row(weight, inverse, size, tiles, losses):  # type: ignore[no-untyped-d
         losses[tiles[b_least, u_least]] -= 1
         tiles[b_least, u_least] = -1
         stale[b_least] = True
-
-
-@njit(cache=True, nogil=True)
-def thin_rows(weights, inverse, size, tiles, losses, kept):  # type: ignore[no-untyped-def]
-    """`thin_row` of float64[rows, blocks, width], in place; fills bool[rows, blocks, units] with what stays."""
-    for row in range(weights.shape[0]):
-        left = tiles.copy()
-        thin_row(weights[row], inverse.copy(), size, left, losses.copy())
-        kept[row] = left >= 0
