@@ -10,12 +10,14 @@ import torch
 
 from accel_models import KofN, load_accelerator, simulate
 from benchmarks.dpp_accuracy import MNIST, energy_of
+from benchmarks.dpp_released import NETWORKS, TILED, EightBit, released_plans
 from benchmarks.dpp_tables import Data, Tables, conv_plans, masked_run, row_plans
 from cosim.data import Split, load_dataset
 from cosim.errors import ConfigError
 from cosim.extract import extract_workload
 from cosim.networks import build_network
 from cosim.pruning.mask_methods import DynamicProbabilistic
+from cosim.training import fit
 from tests.cosim.dpp_cases import one_thread  # noqa: F401  a fixture
 
 
@@ -34,6 +36,30 @@ def test_a_table_keeps_its_rows_and_runs_only_what_is_missing(tmp_path: Path) ->
     assert again.rows[0]["test_accuracy"] > 0.2
     with pytest.raises(ConfigError, match=r"settings\.lr is 0\.0015, this run has 0\.1"):
         Tables(path, replace(setting, lr=0.1))
+
+
+@pytest.mark.parametrize("name", NETWORKS.values())
+def test_the_released_masks_fit_both_networks_and_leave_the_outputs_alone(name: str) -> None:
+    network = build_network(name)
+    assert network(torch.zeros(1, 1, 28, 28)).shape == (1, 10)
+    plans = released_plans(network.get_parameter("fc1.weight").shape[1])
+    for target, layers in plans.items():
+        method = EightBit() if target == TILED else DynamicProbabilistic()
+        fresh = build_network(name)
+        method.attach(fresh, layers, seed=0)
+        masks = method.finish(fresh)
+        assert set(masks) == set(layers)
+        assert ("fc2" in masks) == ("outputs" in target)
+        assert {int(rows) for rows in masks["fc1"].sum(1)} == {50 if target == TILED else 10}
+
+
+def test_refitted_weights_keep_more_before_any_training() -> None:
+    data, setting, network = digits(), replace(MNIST, epochs=0), build_network("digits_resnet")
+    fit(network, data.train, setting.recipe(4), seed=0)
+    plans, images = conv_plans(network, "1:4"), data.train.batch(slice(0, 256))
+    runs = [masked_run(network, DynamicProbabilistic, plans, data, setting, 0, start) for start in (None, images)]
+    plain, refitted = (run()["test_accuracy"] for run in runs)
+    assert refitted > plain + 0.1
 
 
 def test_energy_of_k_is_that_of_a_simulation_with_those_rows() -> None:
