@@ -22,7 +22,7 @@ from cosim.errors import PruningError
 from cosim.pruning.baking import bake
 from cosim.pruning.dpp_entropy import entropy_of_rows
 from cosim.pruning.dpp_follow import attach_followers, detach_followers
-from cosim.pruning.dpp_layout import Plan, check_fit, check_mask, granularity_of, magnitude_mask
+from cosim.pruning.dpp_layout import Plan, check_mask, granularity_of, layers_to_mask, magnitude_mask
 from cosim.pruning.dpp_mask import FLOOR_TEMPERATURE, START_TEMPERATURE, KofNMask, MaskInit
 from cosim.pruning.dpp_sampler import Relaxation
 from cosim.pruning.plan import FilterPlan
@@ -80,18 +80,10 @@ def attach_masks(
     PruningError
         A layer is missing, already parametrized, or cannot have its mask; nothing has been attached then.
     """
-    layers = dict(model.named_modules())
-    for name, plan in plans.items():
-        if name not in layers:
-            raise PruningError(f"{name}: mask: the network has no such layer; it has {', '.join(layers)[:200]}")
-        check_fit(layers[name], plan, name)
-        if parametrize.is_parametrized(layers[name], "weight"):
-            raise PruningError(f"{name}: the weight is already masked or quantized; freeze it first, then attach again")
+    chosen, layers = layers_to_mask(model, plans), dict(model.named_modules())
     masks: dict[str, KofNMask] = {}
-    for name, plan in plans.items():
-        weight = layers[name].weight
-        assert isinstance(weight, Tensor)
-        masks[name] = KofNMask(weight, plan, seed=seed, init=init, relaxation=relaxation, layer=name)
+    for name, layer in chosen.items():
+        masks[name] = KofNMask(layer.weight, plans[name], seed=seed, init=init, relaxation=relaxation, layer=name)
     attach_followers(layers, {name: mask for name, mask in masks.items() if _is_filter(mask)}, shared or {})
     for name, mask in masks.items():
         mask.train(layers[name].training)

@@ -8,11 +8,12 @@ Rows of `weight` granularity are split in tiles of n; a last shorter tile of t u
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from cosim.errors import PruningError
 from cosim.pruning.dpp_select import top_k_mask
@@ -102,6 +103,27 @@ def check_fit(module: nn.Module, plan: Plan, layer: str) -> None:
         raise PruningError(f"{layer}: filters.n = {plan.n} is not the {units} filters of the layer; use n = {units}")
     if plan.n > units:
         raise PruningError(f"{layer}: mask.n = {plan.n} is more than the fan-in {units}; use n <= {units}")
+
+
+def layers_to_mask(model: nn.Module, plans: Mapping[str, Plan]) -> dict[str, nn.Conv2d | nn.Linear]:
+    """The layers of the plans, each of which can have its mask and has none yet.
+
+    Raises
+    ------
+    PruningError
+        A layer is missing, parametrized already, or cannot have its mask (`check_fit`).
+    """
+    modules, found = dict(model.named_modules()), {}
+    for name, plan in plans.items():
+        if name not in modules:
+            raise PruningError(f"{name}: mask: the network has no such layer; it has {', '.join(modules)[:200]}")
+        module = modules[name]
+        check_fit(module, plan, name)
+        if parametrize.is_parametrized(module, "weight"):
+            raise PruningError(f"{name}: the weight is already masked or quantized; freeze it first")
+        assert isinstance(module, nn.Conv2d | nn.Linear)
+        found[name] = module
+    return found
 
 
 def magnitude_mask(weight: Tensor, plan: Plan) -> Tensor:

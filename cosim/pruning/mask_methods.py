@@ -32,7 +32,7 @@ from torch.nn.utils import parametrize
 from cosim.errors import PruningError
 from cosim.pruning.baking import bake
 from cosim.pruning.dpp import attach_masks, entropy_penalty, find_masks, freeze_masks
-from cosim.pruning.dpp_layout import Plan, check_fit, magnitude_mask
+from cosim.pruning.dpp_layout import Plan, layers_to_mask, magnitude_mask
 from cosim.pruning.dpp_schedules import MaskSchedule
 
 UPDATES = 50
@@ -145,16 +145,10 @@ class _ChosenMethod:
         self._round = -1
 
     def attach(self, model: nn.Module, plans: Mapping[str, Plan], *, seed: int) -> None:
-        layers = dict(model.named_modules())
-        for name, plan in plans.items():
-            if name not in layers:
-                raise PruningError(f"{name}: mask: the network has no such layer; it has {', '.join(layers)[:200]}")
-            check_fit(layers[name], plan, name)
-            if parametrize.is_parametrized(layers[name], "weight"):
-                raise PruningError(f"{name}: the weight is already masked or quantized; freeze it first")
-        for name, plan in plans.items():
-            mask = ChosenMask(self.first(layers[name].weight.detach(), plan), plan, self.decay, self.watch)
-            parametrize.register_parametrization(layers[name], "weight", mask, unsafe=True)
+        for name, layer in layers_to_mask(model, plans).items():
+            kept = self.first(layer.weight.detach(), plans[name])
+            mask = ChosenMask(kept, plans[name], self.decay, self.watch)
+            parametrize.register_parametrization(layer, "weight", mask, unsafe=True)
 
     def first(self, weight: Tensor, plan: Plan) -> Tensor:
         """The mask at the start."""

@@ -14,17 +14,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.utils import parametrize
 
 from cosim.errors import PruningError
-from cosim.pruning.dpp_layout import Plan, check_fit
-from cosim.pruning.plan import FilterPlan, MaskPlan
+from cosim.pruning.dpp_layout import Plan, granularity_of, layers_to_mask
+from cosim.pruning.plan import FilterPlan
 from cosim.pruning.refit_kernels import thin_row
 
 SAMPLES = 20_000
@@ -67,7 +66,7 @@ class _Observed:
 
     layer: nn.Conv2d | nn.Linear
     moments: _Moments
-    generator: torch.Generator = field(default_factory=torch.Generator)
+    generator: torch.Generator
 
     def look(self, inputs: Tensor, positions: int) -> None:
         """Add so many positions, at most, of a batch of inputs."""
@@ -115,30 +114,15 @@ def refit(
         A layer is missing, masked already, cannot have its mask or is not run; or a plan is of whole filters. Nothing
         has been changed then.
     """
-    observed = _observe(model, _layers(model, plans), images, seed)
-    found: dict[str, Tensor] = {}
-    for name, (layer, moments) in ((name, (seen.layer, seen.moments)) for name, seen in observed.items()):
-        plan = plans[name]
-        assert isinstance(plan, MaskPlan)
-        found[name] = _refit_layer(layer, plan, moments)
-        if told is not None:
-            told(name, len(found), len(plans))
-    return found
-
-
-def _layers(model: nn.Module, plans: Mapping[str, Plan]) -> dict[str, nn.Conv2d | nn.Linear]:
-    modules, found = dict(model.named_modules()), {}
     for name, plan in plans.items():
-        if name not in modules:
-            raise PruningError(f"{name}: mask: the network has no such layer; it has {', '.join(modules)[:200]}")
         if isinstance(plan, FilterPlan):
             raise PruningError(f"{name}: filters cannot be refitted; give a mask of weights or kernels")
-        module = modules[name]
-        check_fit(module, plan, name)
-        if parametrize.is_parametrized(module, "weight"):
-            raise PruningError(f"{name}: the weight is already masked or quantized; refit it before that")
-        assert isinstance(module, nn.Conv2d | nn.Linear)
-        found[name] = module
+    observed = _observe(model, layers_to_mask(model, plans), images, seed)
+    found: dict[str, Tensor] = {}
+    for name, seen in observed.items():
+        found[name] = _refit_layer(seen.layer, plans[name], seen.moments)
+        if told is not None:
+            told(name, len(found), len(plans))
     return found
 
 
@@ -146,12 +130,12 @@ def _observe(
     model: nn.Module, layers: Mapping[str, nn.Conv2d | nn.Linear], images: Tensor, seed: int
 ) -> dict[str, _Observed]:
     """Run the images through the network and keep the moments of what the layers read."""
-    observed = {name: _Observed(layer, _Moments(*_blocks(layer))) for name, layer in layers.items()}
+    seeds = {name: torch.Generator().manual_seed(seed) for name in layers}
+    observed = {name: _Observed(layer, _Moments(*_blocks(layer)), seeds[name]) for name, layer in layers.items()}
     device, training = next(model.parameters()).device, model.training
     batches = images.split(64)
     hooks = []
     for seen in observed.values():
-        seen.generator.manual_seed(seed)
 
         def look(module: nn.Module, inputs: tuple[Tensor, ...], seen: _Observed = seen) -> None:
             seen.look(inputs[0], -(-SAMPLES // len(batches)))
@@ -190,33 +174,35 @@ def _patches(inputs: Tensor, layer: nn.Conv2d) -> Tensor:
     return found.permute(1, 2, 0, 3).flatten(2)
 
 
-def _refit_layer(layer: nn.Conv2d | nn.Linear, plan: MaskPlan, moments: _Moments) -> Tensor:
+def _refit_layer(layer: nn.Conv2d | nn.Linear, plan: Plan, moments: _Moments) -> Tensor:
     """Thin out and refit the rows of one layer, in place; its mask."""
     weight = layer.weight.detach()
-    rows, length, groups = len(weight), weight[0].numel(), getattr(layer, "groups", 1)
-    size = weight[0, 0].numel() if plan.granularity == "kernel" else 1
+    rows, length = len(weight), weight[0].numel()
     old = functional.pad(weight.flatten(1).double().cpu(), (0, moments.blocks * moments.width - length))
-    new = old.reshape(rows, moments.blocks, moments.width).clone()
-    tiles, losses = _tiles(layer, plan, moments, size)
-    kept = np.zeros((rows, *tiles.shape), np.bool_)
-    mean, inverse = _statistics(layer, moments)
-
-    def thin(row: int) -> None:
-        left, of_group = tiles.copy(), inverse[row * groups // rows].numpy().copy()
-        thin_row(new[row].numpy(), of_group, size, left, losses.copy())
-        kept[row] = left >= 0
-
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        list(pool.map(thin, range(rows)))
+    new, (mean, inverse) = old.reshape(rows, moments.blocks, moments.width).clone(), _statistics(layer, moments)
+    size = weight[0, 0].numel() if granularity_of(plan) == "kernel" else 1
+    kept = _thin(new, inverse, size, *_tiles(layer, plan, moments, size))
     if layer.bias is not None:
-        lost = (old - new.flatten(1)).reshape(groups, -1, old.shape[1])
+        lost = (old - new.flatten(1)).reshape(len(mean), -1, old.shape[1])
         layer.bias.data += torch.einsum("gkn,gn->gk", lost, mean.flatten(1)).flatten().to(layer.bias)
     layer.weight.data.copy_(new.flatten(1)[:, :length].reshape(weight.shape))
-    mask = torch.from_numpy(kept).flatten(1).repeat_interleave(size, 1)[:, :length]
-    return mask.reshape(weight.shape).to(weight.device)
+    return kept.repeat_interleave(size, 1)[:, :length].reshape(weight.shape).to(weight.device)
 
 
-def _tiles(layer: nn.Conv2d | nn.Linear, plan: MaskPlan, moments: _Moments, size: int) -> tuple[np.ndarray, np.ndarray]:
+def _thin(weights: Tensor, inverse: Tensor, size: int, tiles: np.ndarray, losses: np.ndarray) -> Tensor:
+    """`thin_row` of all rows, in place; bool [rows, units], what stays. Groups have as many rows each."""
+    rows, groups = len(weights), len(inverse)
+
+    def thin(row: int) -> np.ndarray:
+        left, own = tiles.copy(), inverse[row * groups // rows].numpy().copy()
+        thin_row(weights[row].numpy(), own, size, left, losses.copy())
+        return left.ravel() >= 0
+
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        return torch.from_numpy(np.stack(list(pool.map(thin, range(rows)))))
+
+
+def _tiles(layer: nn.Conv2d | nn.Linear, plan: Plan, moments: _Moments, size: int) -> tuple[np.ndarray, np.ndarray]:
     """(int64[blocks, units]: tile of each unit of a row, -1 beyond its end; int64[tiles]: how many each is to lose)."""
     channels, taps = layer.weight.shape[1], layer.weight[0, 0].numel() // size
     order = np.arange(channels * taps).reshape(taps, channels).T.ravel()  # tiles run along channels first
