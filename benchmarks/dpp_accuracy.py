@@ -52,6 +52,7 @@ from cosim.pruning.dpp_schedules import MaskSchedule
 from cosim.pruning.learned_k import BudgetedMasks
 from cosim.pruning.mask_methods import DynamicProbabilistic, MaskMethod, build_method, method_names
 from cosim.pruning.plan import MaskPlan
+from cosim.pruning.refit import FIT_IMAGES
 from cosim.training import evaluate, fit
 
 DENSE = "dense"
@@ -64,8 +65,6 @@ LENET5 = replace(MNIST, precision="bfloat16")
 """Twice as fast as float32 where the processor multiplies bfloat16."""
 CIFAR10 = Setting("cifar10", 0, 3, 0.02, "sgd", 128, 1e-4, augment=True, precision="bfloat16", distill=True)
 """Distilled from the given network, which saw five times the images at hand."""
-FIT_IMAGES = 256
-"""Images that refitted weights are fitted to."""
 ANY_K_EPOCHS = 7
 """Of the one training for all k: 1.4 times those of a training for one."""
 

@@ -23,7 +23,7 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.nn import functional
 
-from benchmarks.dpp_accuracy import CIFAR10, FIT_IMAGES
+from benchmarks.dpp_accuracy import CIFAR10
 from benchmarks.dpp_tables import Data, conv_plans, trained
 from cosim.data import Split, load_dataset
 from cosim.networks import build_network
@@ -33,7 +33,7 @@ from cosim.pruning.dpp_layout import magnitude_mask
 from cosim.pruning.dpp_schedules import MaskSchedule
 from cosim.pruning.mask_methods import DynamicProbabilistic, MaskMethod, build_method
 from cosim.pruning.plan import MaskPlan
-from cosim.pruning.refit import refit
+from cosim.pruning.refit import FIT_IMAGES, refit
 from cosim.training import predict, recalibrate_batchnorm
 
 SETTING = replace(CIFAR10, epochs=2)

@@ -160,46 +160,42 @@ def stage_floor(
     weights in WEIGHT_RESTS, outputs in OUTPUT_RESTS, of INPUT_RESTS all but inputs, and inputs that follow the second
     loop. `whole_group`: not 0: the tile is not chosen yet, and given as the group.
     """
+    levels, parents, read, write, tail = (
+        hardware.levels,
+        hardware.parents,
+        hardware.read,
+        hardware.write,
+        hardware.tail,
+    )
+    geometry, ways, n_levels = space.geometry, space.ways, levels.shape[0]
     macs = 1.0
     for dim in range(8):
         macs *= shape[dim]
-    out[:, :] = np.inf
-    input_floors(c, group, tile, macs, shape, space, hardware, out)
-    for m in range(out.shape[0]):
-        out[m, OTHERS] = out[m, RUN_W] = out[m, RUN_O] = 0.0
-        if out[m, SECOND] == np.inf:
-            out[m, SECOND] = 0.0
-        add_weights(m, c, group, tile, macs, shape, space, hardware, out[m])
-        add_outputs(m, c, group, tile, whole_group, macs, shape, space, hardware, out[m])
-        if c == hardware.levels.shape[0]:  # the order does not matter
-            out[m, :NONE_RESTS] = out[m, NONE_RESTS]
-            out[m, SECOND:SURE] = 0.0
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def beyond(operand: Int, c: Int, spread: Int, space: Space, hardware: Hardware) -> Float:
-    """Most copies of an operand, by a column of `ways`, from its parent to level c - 2."""
-    most = 1.0
+    beyond_w, beyond_i, beyond_o = 1.0, 1.0, 1.0  # most copies, and for inputs instances, from parent to c - 2
     for level in range(c - 1):
-        most *= space.ways[level, spread] if 0 <= hardware.parents[operand, c] <= level else 1
-    return most
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def input_floors(
-    c: Int, group: Ints, tile: Ints, macs: Float, shape: Ints, space: Space, hardware: Hardware, out: Floats
-) -> None:
-    """Lower the classes of `out` to what inputs cost with each innermost loop, and SECOND to what one step costs."""
-    read, write, n_levels = hardware.read, hardware.write, hardware.levels.shape[0]
-    p = hardware.parents[INPUT, c]
-    multicast = p >= 0 and hardware.levels[p, MULTICAST] == 1
-    around, distinct = beyond(INPUT, c, np.int64(0), space, hardware), distinct_inputs(group, shape, space)
-    sure, k_run = one_instance(c, space), shape[K] // group[K]
+        beyond_w *= ways[level, 1] if 0 <= parents[WEIGHT, c] <= level else 1
+        beyond_i *= ways[level, 0] if 0 <= parents[INPUT, c] <= level else 1
+        beyond_o *= ways[level, 3] if 0 <= parents[OUTPUT, c] <= level else 1
+    sure = np.int64(1)
+    for level in range(c - 1):
+        sure &= ways[level, 0] == 1
+    pixels, taps = tile[N] * tile[P] * tile[Q], tile[C] * tile[R] * tile[S]
+    copies_w = group[N] * group[P] * group[Q] // pixels
+    copies_o = group[C] * group[R] * group[S] // taps
+    all_pixels, all_taps = shape[N] * shape[P] * shape[Q], shape[C] * shape[R] * shape[S]
+    distinct = float(shape[N] * shape[G] * shape[C])
+    distinct *= least_positions(shape[P], shape[R], group[P], group[R], geometry[0], geometry[2])
+    distinct *= least_positions(shape[Q], shape[S], group[Q], group[S], geometry[1], geometry[3])
+    k_run = shape[K] // group[K]
+    out[:, :] = np.inf
+    sets = out.shape[0]
     straight, filled = np.empty(9), np.empty(9)
     first_moves(group, group, macs, shape, space, sure, straight)
     first_moves(tile, group, macs, shape, space, sure, filled)
+    p = parents[INPUT, c]
+    multicast = p >= 0 and levels[p, MULTICAST] == 1
     moving = False
-    for first in range(NO_LOOP + 1):
+    for first in range(NO_LOOP + 1):  # inputs
         if first == NO_LOOP:
             if moving and c < n_levels:
                 continue
@@ -208,7 +204,9 @@ def input_floors(
         moving = True
         kind = class_of(first)
         if p < 0:
-            out[:, kind] = 0.0
+            for m in range(sets):
+                out[m, kind] = 0.0
+                out[m, SECOND] = 0.0
             continue
         if c == n_levels:
             sends, fills = straight[NO_LOOP], macs
@@ -217,93 +215,40 @@ def input_floors(
         else:
             sends = max(distinct, straight[first])
             fills = max(filled[first], sends * (group[K] // tile[K]))
-            for m in range(out.shape[0]):
-                sent = read[m, p, INPUT] * (straight[first] / around if multicast else filled[first])
+            for m in range(sets):
+                sent = read[m, p, INPUT] * (straight[first] / beyond_i if multicast else filled[first])
                 out[m, SECOND] = min(out[m, SECOND], (filled[first] * write[m, c, INPUT] + sent) / k_run)
-        for m in range(out.shape[0]):
-            sent = read[m, p, INPUT] * (sends / around if multicast else fills)
+        for m in range(sets):
+            sent = read[m, p, INPUT] * (sends / beyond_i if multicast else fills)
             out[m, kind] = min(out[m, kind], fills * write[m, c, INPUT] + sent)
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def one_instance(c: Int, space: Space) -> Int:
-    """1 where no level up to c - 2 can have more than one instance inside it."""
-    one = np.int64(1)
-    for level in range(c - 1):
-        one &= space.ways[level, 0] == 1
-    return one
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def distinct_inputs(group: Ints, shape: Ints, space: Space) -> Float:
-    """Input words that groups fetch at least until they have covered the layer."""
-    geometry = space.geometry
-    rows = least_positions(shape[P], shape[R], group[P], group[R], geometry[0], geometry[2])
-    columns = least_positions(shape[Q], shape[S], group[Q], group[S], geometry[1], geometry[3])
-    return float(shape[N] * shape[G] * shape[C]) * rows * columns
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def add_weights(
-    m: Int,
-    c: Int,
-    group: Ints,
-    tile: Ints,
-    macs: Float,
-    shape: Ints,
-    space: Space,
-    hardware: Hardware,
-    out: Floats,
-) -> None:
-    """Add what weights cost at least, by price set m, to the classes of `out` [FLOORS]; fill RUN_W."""
-    p = hardware.parents[WEIGHT, c]
-    if p < 0:
-        return
-    pixels = tile[N] * tile[P] * tile[Q]
-    copies = group[N] * group[P] * group[Q] // pixels
-    multicast = hardware.levels[p, MULTICAST]
-    shared = copies * beyond(WEIGHT, c, np.int64(1), space, hardware) if multicast else 1.0
-    price = hardware.write[m, c, WEIGHT] + hardware.read[m, p, WEIGHT] / shared
-    out[RUN_W] = macs / (shape[N] * shape[P] * shape[Q]) * copies * price
-    add_part(out, np.int64(WEIGHT_RESTS), out[RUN_W], macs / pixels * price)
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def add_outputs(
-    m: Int,
-    c: Int,
-    group: Ints,
-    tile: Ints,
-    whole_group: Int,
-    macs: Float,
-    shape: Ints,
-    space: Space,
-    hardware: Hardware,
-    out: Floats,
-) -> None:
-    """The same for outputs; fill RUN_O."""
-    p, levels, read, write, tail = (
-        hardware.parents[OUTPUT, c],
-        hardware.levels,
-        hardware.read,
-        hardware.write,
-        hardware.tail,
-    )
-    if p < 0:
-        return
-    taps = tile[C] * tile[R] * tile[S]
-    copies = group[C] * group[R] * group[S] // taps
-    around = beyond(OUTPUT, c, np.int64(3), space, hardware)
-    words, most = macs / (shape[C] * shape[R] * shape[S]) * copies, macs / taps
-    price = output_price(m, p, c, copies * around, levels, read, write, tail)
-    rest, run = most * price, (words if price >= 0.0 else most) * price
-    if whole_group:
-        spread = float(space.ways[c - 1, 3])
-        price = spread * output_price(m, p, c, spread * around, levels, read, write, tail)
-        rest = min(rest, most * price)
-        run = min(run, (words if price >= 0.0 else most) * price)
-    out[RUN_O] = max(0.0, run)
-    add_part(out, np.int64(OUTPUT_RESTS), run, rest)
+    for m in range(sets):
+        out[m, OTHERS] = 0.0
+        if out[m, SECOND] == np.inf:
+            out[m, SECOND] = 0.0
+        p = parents[WEIGHT, c]
+        if p >= 0:
+            shared = copies_w * beyond_w if levels[p, MULTICAST] else 1.0
+            price = write[m, c, WEIGHT] + read[m, p, WEIGHT] / shared
+            out[m, RUN_W] = macs / all_pixels * copies_w * price
+            add_part(out[m], np.int64(WEIGHT_RESTS), out[m, RUN_W], macs / pixels * price)
+        else:
+            out[m, RUN_W] = 0.0
+        p = parents[OUTPUT, c]
+        out[m, RUN_O] = 0.0
+        if p >= 0:
+            words, most = macs / all_taps * copies_o, macs / taps
+            price = output_price(m, p, c, copies_o * beyond_o, levels, read, write, tail)
+            rest, run = most * price, (words if price >= 0.0 else most) * price
+            if whole_group:
+                spread = float(ways[c - 1, 3])
+                price = spread * output_price(m, p, c, spread * beyond_o, levels, read, write, tail)
+                rest = min(rest, most * price)
+                run = min(run, (words if price >= 0.0 else most) * price)
+            out[m, RUN_O] = max(0.0, run)
+            add_part(out[m], np.int64(OUTPUT_RESTS), run, rest)
+        if c == n_levels:  # the order does not matter
+            out[m, :NONE_RESTS] = out[m, NONE_RESTS]
+            out[m, SECOND:SURE] = 0.0
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

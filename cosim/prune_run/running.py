@@ -33,11 +33,9 @@ from cosim.pruning.apply import choose_filters, group_filters, remove_filters
 from cosim.pruning.coupling import ChannelGroup
 from cosim.pruning.criteria import ScoreOptions
 from cosim.pruning.plan import LayerPlan, PruningPlan
-from cosim.pruning.refit import refit
+from cosim.pruning.refit import FIT_IMAGES, refit
 from cosim.training import FitOptions, Recipe, evaluate, fit, recalibrate_batchnorm
 
-FIT_IMAGES = 256
-"""Training images that refitted weights are fitted to."""
 Accuracy = dict[str, float]
 """Split -> accuracy in [0, 1]."""
 Heard = Callable[[str, int, int], None]

@@ -26,10 +26,12 @@ from cosim.pruning.dpp_layout import Plan, granularity_of, layers_to_mask
 from cosim.pruning.plan import FilterPlan
 from cosim.pruning.refit_kernels import thin_row
 
+FIT_IMAGES = 256
+"""Training images to fit to. Assumption: enough positions for `SAMPLES` in layers of 8 x 8 outputs and more."""
 SAMPLES = 20_000
 """Positions of the inputs that covariances are taken of. Assumption: 35 for each weight of a row of 576."""
 BLOCK = 800
-"""Inputs whose covariances are known, at most; the time of a row grows with its cube."""
+"""Inputs whose covariances are known, at most; the time of a row grows with its cube. Assumption."""
 DAMPING = 0.01
 """Of the mean variance, added to all, so that the inverse exists. Assumption."""
 _CHUNK = 2**24
